@@ -1,0 +1,157 @@
+"""Owner marks: two jobs never write one output folder at the same time.
+
+Every job writes a mark of its own under `owner/` and then lists the marks. Whoever sees another living mark withdraws. Of
+two jobs that start together at least the later one sees the other, since listings are consistent after writes both on
+disks and in today's object stores; so no conditional write is needed. A mark is renewed while its job lives. One that
+belongs to a dead process of this machine, or that has not been renewed for `STALE_SECONDS`, is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from lstm_embed import storage
+from lstm_embed.errors import OutputBusy
+
+RENEW_SECONDS = 10.0
+STALE_SECONDS = 45.0
+
+
+class Owner:
+    """A held owner mark."""
+
+    def __init__(self, output: str) -> None:
+        self._path = storage.join(output, "owner", f"{secrets.token_hex(8)}.json")
+        self._stop = threading.Event()
+        self._lost = False
+
+    def check(self) -> None:
+        """Raise OutputBusy if the mark was taken away (this process had been asleep for long)."""
+        if self._lost:
+            raise OutputBusy(f"{storage.parent(storage.parent(self._path))} was taken over by another job")
+
+    def write(self) -> storage.FileInfo:
+        """Write or renew the mark; return it as the store lists it."""
+        storage.write_json(self._path, {**_this_process(), "time": time.time()})
+        return storage.info(self._path)
+
+    def keep(self) -> None:
+        """Renew the mark until `release`; run in a thread of its own."""
+        while not self._stop.wait(RENEW_SECONDS):
+            try:
+                if not storage.exists(self._path):
+                    self._lost = True
+                    return
+                self.write()
+            except OSError:
+                # A store that does not answer now is tried again; a mark missed for too long is noticed above.
+                continue
+
+    def release(self) -> None:
+        """Stop renewing and remove the mark."""
+        self._stop.set()
+        with contextlib.suppress(OSError):
+            storage.remove(self._path)
+
+    @property
+    def path(self) -> str:
+        """Where the mark lies."""
+        return self._path
+
+
+@contextlib.contextmanager
+def owned(output: str) -> Iterator[Owner]:
+    """Own an output folder for the length of a `with` block.
+
+    Raises:
+        OutputBusy: if another job owns it; the message names its host and process.
+    """
+    owner = Owner(output)
+    try:
+        _acquire(owner, storage.parent(owner.path))
+        keeper = threading.Thread(target=owner.keep, name="owner-mark", daemon=True)
+        keeper.start()
+        yield owner
+    finally:
+        owner.release()
+
+
+def _acquire(owner: Owner, folder: str) -> None:
+    """Write a mark and make sure that it is the only living one, waiting for stale ones to show that they are."""
+    deadline = time.monotonic() + STALE_SECONDS
+    seen: dict[str, str] = {}
+    while True:
+        own = owner.write()
+        others = [mark for mark in storage.list_files(folder) if mark.path != owner.path]
+        living = [mark for mark in others if not _remove_if_dead(mark, own)]
+        if not living:
+            return
+        renewed = any(seen.get(mark.path, mark.stamp) != mark.stamp for mark in living)
+        local = any(_is_this_machine(_content(mark)) for mark in living)
+        if renewed or local or time.monotonic() > deadline:
+            storage.remove(owner.path)
+            who = _content(living[0])
+            raise OutputBusy(
+                f"{storage.parent(folder)} is being written by another job (host {who.get('host', '?')}, "
+                f"process {who.get('pid', '?')}); wait for it to end, or stop it, then run this command again"
+            )
+        seen.update({mark.path: mark.stamp for mark in living})
+        time.sleep(RENEW_SECONDS / 2)
+
+
+def _remove_if_dead(mark: storage.FileInfo, own: storage.FileInfo) -> bool:
+    content = _content(mark)
+    if _is_this_machine(content):
+        dead = _birth(int(content.get("pid", 0))) != content.get("birth")
+    else:
+        # Both times are the store's own, so clocks of different machines are never compared.
+        dead = (int(own.stamp) - int(mark.stamp)) / 1e9 > STALE_SECONDS
+    if dead:
+        storage.remove(mark.path)
+    return dead
+
+
+def _content(mark: storage.FileInfo) -> dict[str, Any]:
+    try:
+        return dict(storage.read_json(mark.path))
+    except (OSError, ValueError):
+        return {}
+
+
+def _this_process() -> dict[str, Any]:
+    return {"host": _host(), "pid": os.getpid(), "birth": _birth(os.getpid())}
+
+
+def _is_this_machine(content: dict[str, Any]) -> bool:
+    return content.get("host") == _host()
+
+
+def _host() -> str:
+    """Name the machine and, where there are containers, the process namespace: pids mean the same only inside it."""
+    try:
+        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
+
+
+def _birth(pid: int) -> str | None:
+    """Return something that tells a process from a later one with the same pid; None if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return None if fields[0] == "Z" else fields[19]
+    except FileNotFoundError:
+        if os.path.isdir("/proc/self"):
+            return None
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return None
+    return "alive"

@@ -1,0 +1,338 @@
+"""The plan of an output folder and the work that is left of it.
+
+The plan is an append-only list of units, written before the work as numbered JSON-lines files under `plan/`. A unit gets
+its number when it enters the plan and numbers are never used again, so adding or changing an input file redoes only the
+units that hold it. What has been done is read from the parts themselves. The manifest is written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lstm_embed import storage
+from lstm_embed.errors import FingerprintMismatch, InputError, TooMuchRejected
+from lstm_embed.ledger import parts
+from lstm_embed.ledger.owner import Owner, owned
+from lstm_embed.ledger.parts import PartRecord, PartStore
+from lstm_embed.ledger.sealed import FORMAT, MANIFEST, fingerprint, provenance, read_manifest
+
+_READERS = 32
+"""Threads that read the records of parts; the work is waiting for the store."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of one input file, as it was when it entered the plan."""
+
+    path: str
+    start: int
+    """First byte (parquet: first row group) that belongs to the span."""
+    end: int
+    """First one that no longer does; -1 for the end of the file."""
+    size: int
+    stamp: str
+
+    @classmethod
+    def whole(cls, file: storage.FileInfo) -> Span:
+        """Return the span that is all of a file."""
+        return cls(file.path, 0, -1, file.size, file.stamp)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of input that one task reads."""
+
+    number: int
+    spans: tuple[Span, ...]
+    committed: int = 0
+    """How many of its first parts are committed already."""
+
+    @property
+    def size(self) -> int:
+        """Bytes as stored (parquet row groups: the file's bytes)."""
+        return sum((span.size if span.end < 0 else span.end - span.start) for span in self.spans)
+
+
+Cut = Callable[[Sequence[storage.FileInfo]], list[tuple[Span, ...]]]
+"""Cuts files into the spans of new units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How an output folder stands to its input; made without writing anything."""
+
+    finished: bool
+    """Nothing is left to do and the manifest is there."""
+    units: tuple[Unit, ...]
+    """Active units, in order."""
+    pending: tuple[Unit, ...]
+    """Those of them that are not complete."""
+    added: tuple[Unit, ...]
+    """Those of them that are not in the plan yet."""
+    retired: tuple[int, ...]
+    """Numbers of planned units whose input changed or, with pruning, vanished."""
+    vanished: tuple[str, ...]
+    """Input files that are in the plan but no longer there."""
+    records: dict[int, list[PartRecord]] = field(default_factory=dict)
+    """Records of the complete units' parts, by unit number."""
+
+
+class Ledger:
+    """The books of one output folder.
+
+    Args:
+        output: The folder.
+        kind: What it will hold, such as "token_set".
+        settings: Everything but the input that decides the content; its hash is the fingerprint of the parts.
+        config: The resolved configuration, saved for the reader.
+        suffix: Of the parts.
+    """
+
+    def __init__(
+        self, output: str, *, kind: str, settings: dict[str, Any], config: dict[str, Any], suffix: str = ".parquet"
+    ) -> None:
+        self.output = storage.resolve(output)
+        self.kind = kind
+        self.settings = {"kind": kind, "format": FORMAT, **settings}
+        self.config = config
+        self.store = PartStore(self.output, fingerprint(self.settings), suffix)
+
+    def compare(self, files: Sequence[storage.FileInfo], cut: Cut, *, prune: bool = False) -> Work:
+        """Tell what is left to do for these input files.
+
+        Args:
+            files: The input as it is now.
+            cut: Cuts files that are new or changed into units.
+            prune: Retire the units that hold files which are no longer there.
+
+        Raises:
+            FingerprintMismatch: if the folder was made with other settings.
+            InputError: if the folder holds something else.
+        """
+        self._check_folder()
+        planned, next_number = read_plan(self.output)
+        now = {file.path: file for file in files}
+        known = {span.path: span for unit in planned.values() for span in unit.spans}
+        changed = {p for p, span in known.items() if p in now and _differs(span, now[p])}
+        vanished = sorted(set(known) - set(now))
+        stale = changed | (set(vanished) if prune else set())
+        retired = sorted(n for n, unit in planned.items() if any(span.path in stale for span in unit.spans))
+        redo = {span.path for n in retired for span in planned[n].spans} & set(now)
+        new = set(now) - set(known)
+        added = []
+        for group in (redo, new):
+            for spans in cut([now[path] for path in sorted(group)]) if group else []:
+                added.append(Unit(next_number, spans))
+                next_number += 1
+        units = [unit for n, unit in sorted(planned.items()) if n not in set(retired)]
+        if not added and not retired and self._manifest_matches(units):
+            everything = tuple(units)
+            return Work(
+                finished=True, units=everything, pending=(), added=(), retired=(), vanished=() if prune else tuple(vanished)
+            )
+        records, partial = self._committed({unit.number for unit in units})
+        pending = [
+            Unit(unit.number, unit.spans, partial.get(unit.number, 0)) for unit in units if unit.number not in records
+        ]
+        return Work(
+            finished=False,
+            units=(*units, *added),
+            pending=(*pending, *added),
+            added=tuple(added),
+            retired=tuple(retired),
+            vanished=tuple(vanished),
+            records=records,
+        )
+
+    @contextlib.contextmanager
+    def writing(self, work: Work) -> Iterator[Owner]:
+        """Own the folder, enter new units into the plan, and clear what no longer counts.
+
+        Raises:
+            OutputBusy: if another job writes the folder.
+        """
+        with owned(self.output) as owner:
+            # The books may have moved between `compare` and here; whoever came second starts over.
+            planned, next_number = read_plan(self.output)
+            expected = {unit.number for unit in work.units} - {unit.number for unit in work.added} | set(work.retired)
+            if set(planned) != expected:
+                raise InputError(f"another job changed {self.output} just now; run this command again")
+            self._write_job()
+            storage.remove_temporaries(self.output)
+            storage.remove(storage.join(self.output, MANIFEST))
+            if work.added or work.retired:
+                _append_plan(self.output, work.added, work.retired)
+            self._sweep({unit.number for unit in work.units})
+            yield owner
+
+    def finish(
+        self, work: Work, new: dict[int, list[PartRecord]], *, max_bad_fraction: float, extra: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write the manifest once every unit is complete; return it.
+
+        Args:
+            work: What `compare` returned.
+            new: Records of the parts that were written since, by unit number.
+            max_bad_fraction: Share of records that may have been rejected.
+            extra: Further content of the manifest.
+
+        Raises:
+            TooMuchRejected: if more than that was rejected; the parts stay, the manifest is not written.
+        """
+        records = {**work.records, **new}
+        manifest_parts = []
+        totals: dict[str, Any] = {}
+        for unit in work.units:
+            for record in records[unit.number]:
+                manifest_parts.append({"name": record.stem + self.store.suffix, **asdict(record)})
+                _add(totals, record.stats)
+        check_rejected(totals, max_bad_fraction, self.output)
+        manifest = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "fingerprint": fingerprint([self.store.fingerprint, manifest_parts, extra]),
+            "settings": self.settings,
+            "units": [unit.number for unit in work.units],
+            "rows": sum(part["rows"] for part in manifest_parts),
+            "totals": totals,
+            **extra,
+            "parts": manifest_parts,
+        }
+        storage.write_json(storage.join(self.output, MANIFEST), manifest)
+        return manifest
+
+    def _check_folder(self) -> None:
+        job_path = storage.join(self.output, "job.json")
+        if not storage.exists(job_path):
+            strangers = [f.path for f in storage.list_files(self.output, recursive=False)]
+            if strangers:
+                raise InputError(
+                    f"{self.output} holds files of something else (such as {storage.name(strangers[0])}); "
+                    "choose an empty or new output folder"
+                )
+            return
+        job = storage.read_json(job_path)
+        made = job.get("settings", {})
+        if made.get("kind") != self.kind:
+            raise InputError(
+                f"{self.output} holds a {str(made.get('kind')).replace('_', ' ')}; "
+                f"this job writes a {self.kind.replace('_', ' ')}; choose another output folder"
+            )
+        if made != self.settings:
+            raise FingerprintMismatch(
+                f"{self.output} was made with other settings: {differences(made, self.settings)}; "
+                "use the same settings, or another output folder"
+            )
+
+    def _write_job(self) -> None:
+        path = storage.join(self.output, "job.json")
+        if not storage.exists(path):
+            storage.write_json(path, {"settings": self.settings, "config": self.config, "made_by": provenance()})
+
+    def _manifest_matches(self, units: Sequence[Unit]) -> bool:
+        try:
+            manifest = read_manifest(self.output, kind=self.kind)
+        except (FileNotFoundError, InputError):
+            return False
+        listed = {storage.name(file.path) for file in storage.list_files(self.store.folder)}
+        return manifest["units"] == [unit.number for unit in units] and {p["name"] for p in manifest["parts"]} <= listed
+
+    def _committed(self, active: set[int]) -> tuple[dict[int, list[PartRecord]], dict[int, int]]:
+        """Read the parts' records; return those of complete units, and how many parts the others have from the start."""
+        files = [file.path for file in storage.list_files(self.store.folder)]
+        wanted = [path for path in files if (named := parts.parse_name(storage.name(path))) and named[0] in active]
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = [record for record in pool.map(parts.read_record, wanted) if record]
+        by_unit: dict[int, list[PartRecord]] = {}
+        for record in sorted(found, key=lambda record: (record.unit, record.part)):
+            chain = by_unit.setdefault(record.unit, [])
+            if record.fingerprint == self.store.fingerprint and record.part == len(chain):
+                if not (chain and chain[-1].last):
+                    chain.append(record)
+        complete = {number: chain for number, chain in by_unit.items() if chain and chain[-1].last}
+        partial = {number: len(chain) for number, chain in by_unit.items() if number not in complete}
+        return complete, partial
+
+    def _sweep(self, active: set[int]) -> None:
+        """Delete parts and quarantine lists of units that left the plan."""
+        for folder in ("parts", "quarantine"):
+            for file in storage.list_files(storage.join(self.output, folder)):
+                digits = storage.name(file.path).partition("-")[2][:8]
+                if digits.isdigit() and int(digits) not in active:
+                    storage.remove(file.path)
+
+
+def read_plan(output: str) -> tuple[dict[int, Unit], int]:
+    """Return the active units of a folder's plan by number, and the next free number."""
+    units: dict[int, Unit] = {}
+    next_number = 0
+    for file in storage.list_files(storage.join(output, "plan")):
+        for line in storage.read_bytes(file.path).splitlines():
+            entry = json.loads(line)
+            if "retire" in entry:
+                units.pop(entry["retire"], None)
+                continue
+            units[entry["unit"]] = Unit(entry["unit"], tuple(Span(*span) for span in entry["spans"]))
+            next_number = max(next_number, entry["unit"] + 1)
+    return units, next_number
+
+
+def _append_plan(output: str, added: Sequence[Unit], retired: Sequence[int]) -> None:
+    existing = storage.list_files(storage.join(output, "plan"))
+    lines = [json.dumps({"retire": number}) for number in retired]
+    for unit in added:
+        spans = [[span.path, span.start, span.end, span.size, span.stamp] for span in unit.spans]
+        lines.append(json.dumps({"unit": unit.number, "spans": spans}))
+    path = storage.join(output, "plan", f"{len(existing):06d}.jsonl")
+    storage.write_bytes(path, ("\n".join(lines) + "\n").encode("ascii"))
+
+
+def check_rejected(totals: dict[str, Any], max_bad_fraction: float, output: str) -> None:
+    """Refuse a result of which too much was rejected, or in which nothing was usable.
+
+    Raises:
+        TooMuchRejected: with the counts by reason and where the list is.
+    """
+    rejected = totals.get("rejected", {})
+    bad = sum(rejected.values())
+    records = totals.get("records", 0) + bad
+    if bad <= max_bad_fraction * records:
+        return
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
+    raise TooMuchRejected(
+        f"{bad} of {records} records were rejected ({reasons}), more than --max-bad-fraction {max_bad_fraction:g} "
+        f"allows; they are listed in {storage.join(output, 'quarantine')}; what was read is kept: "
+        "run again with a larger --max-bad-fraction to accept it"
+    )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Name the entries in which two settings differ, with both values."""
+    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} was {_short(old.get(name))} and is now {_short(new.get(name))}" for name in names)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _differs(span: Span, file: storage.FileInfo) -> bool:
+    return span.size != file.size or span.stamp != file.stamp
+
+
+def _add(totals: dict[str, Any], stats: dict[str, Any]) -> None:
+    """Add counts to totals, element by element through dicts and lists."""
+    for key, value in stats.items():
+        if isinstance(value, dict):
+            _add(totals.setdefault(key, {}), value)
+        elif isinstance(value, list):
+            old = totals.get(key, [0] * len(value))
+            totals[key] = [a + b for a, b in zip(old, value, strict=True)]
+        else:
+            totals[key] = totals.get(key, 0) + value

@@ -1,0 +1,299 @@
+"""Paths on local disk and in object stores: list, open (by codec), commit whole or not at all.
+
+Keeps the first half of "every part exactly once": a file written here is either absent or complete. Locally that is a
+temporary file in the same folder, fsync, `os.replace`; in an object store one PUT or one completed multipart upload, never
+a rename. Paths are plain strings: local ones are made absolute, `s3://bucket/key` and `gs://bucket/key` stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+from smart_open import compression
+
+CODEC_SUFFIXES = (".gz", ".bz2", ".zst", ".xz", ".lz4")
+_SCHEMES = ("s3", "gs")
+_LOCAL = pafs.LocalFileSystem()
+_TEMPORARY = re.compile(r"^\..*\.tmp-[0-9]+-[0-9a-f]+$")
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file as a listing shows it."""
+
+    path: str
+    size: int
+    """Bytes as stored, so compressed ones for a compressed file."""
+    stamp: str
+    """Changes when the file does: modification time in nanoseconds (object stores: as the store reports it)."""
+
+
+def resolve(path: str | os.PathLike[str]) -> str:
+    """Return `path` in the form used everywhere: absolute if local, a URI without trailing slash if remote.
+
+    Raises:
+        ValueError: for an empty path or a scheme this project does not know.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise ValueError("a path is empty; expected a local path, s3://bucket/key or gs://bucket/key")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return os.path.abspath(os.path.expanduser(text))
+    if scheme == "file":
+        return os.path.abspath(rest)
+    if scheme not in _SCHEMES:
+        raise ValueError(f"path {text!r} has the scheme {scheme!r}; expected a local path, s3:// or gs://")
+    if not rest.strip("/"):
+        raise ValueError(f"path {text!r} names no bucket; expected {scheme}://bucket/key")
+    return f"{scheme}://{rest.strip('/')}"
+
+
+def is_remote(path: str) -> bool:
+    """Tell whether `path` lies in an object store."""
+    return "://" in path
+
+
+def join(base: str, *names: str) -> str:
+    """Append `names` to `base` with forward slashes."""
+    return "/".join([base.rstrip("/"), *(name.strip("/") for name in names)])
+
+
+def name(path: str) -> str:
+    """Return the last component of `path`."""
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def parent(path: str) -> str:
+    """Return the folder that holds `path`."""
+    return path.rstrip("/").rsplit("/", 1)[0] or "/"
+
+
+def codec(path: str) -> str | None:
+    """Return the compression suffix of `path` (".gz", ".bz2", ".zst", ".xz", ".lz4") or None."""
+    return next((suffix for suffix in CODEC_SUFFIXES if path.endswith(suffix)), None)
+
+
+@functools.lru_cache(maxsize=16)
+def _bucket_filesystem(root: str) -> pafs.FileSystem:
+    # from_uri, not S3FileSystem(): only the former honours AWS_ENDPOINT_URL.
+    filesystem, _ = pafs.FileSystem.from_uri(root)
+    return filesystem
+
+
+def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """Return the pyarrow file system of `path` and the path inside it."""
+    path = resolve(path)
+    if not is_remote(path):
+        return _LOCAL, path
+    scheme, _, rest = path.partition("://")
+    bucket = rest.split("/", 1)[0]
+    return _bucket_filesystem(f"{scheme}://{bucket}"), rest
+
+
+
+
+
+def _public(path: str, inner: str) -> str:
+    return f"{path.partition('://')[0]}://{inner}" if is_remote(path) else inner
+
+
+def _file_info(path: str, entry: pafs.FileInfo) -> FileInfo:
+    return FileInfo(_public(path, entry.path), entry.size or 0, str(entry.mtime_ns or 0))
+
+
+def info(path: str) -> FileInfo:
+    """Return size and stamp of one file.
+
+    Raises:
+        FileNotFoundError: if there is no file at `path`.
+    """
+    path = resolve(path)
+    store, inner = filesystem(path)
+    entry = store.get_file_info(inner)
+    if entry.type != pafs.FileType.File:
+        raise FileNotFoundError(f"no file at {path}")
+    return _file_info(path, entry)
+
+
+def exists(path: str) -> bool:
+    """Tell whether a file or folder is at `path`."""
+    store, inner = filesystem(path)
+    return store.get_file_info(inner).type != pafs.FileType.NotFound
+
+
+def is_dir(path: str) -> bool:
+    """Tell whether `path` is a folder."""
+    store, inner = filesystem(path)
+    return store.get_file_info(inner).type == pafs.FileType.Directory
+
+
+def list_files(directory: str, recursive: bool = True) -> list[FileInfo]:
+    """Return the files under `directory`, sorted by path; names that begin with a dot are left out.
+
+    A missing folder has no files.
+    """
+    directory = resolve(directory)
+    store, inner = filesystem(directory)
+    selector = pafs.FileSelector(inner, allow_not_found=True, recursive=recursive)
+    files = [
+        _file_info(directory, entry)
+        for entry in store.get_file_info(selector)
+        if entry.type == pafs.FileType.File and not _hidden(entry.path[len(inner) :])
+    ]
+    return sorted(files, key=lambda file: file.path)
+
+
+def _hidden(relative: str) -> bool:
+    return any(part.startswith(".") for part in relative.split("/"))
+
+
+def open_input(path: str) -> pa.NativeFile:
+    """Open `path` for random access to its bytes as stored.
+
+    Raises:
+        FileNotFoundError: if there is no file at `path`.
+    """
+    store, inner = filesystem(path)
+    return store.open_input_file(inner)
+
+
+def open_stream(path: str) -> IO[bytes]:
+    """Open `path` for reading from the front, decompressed by its suffix."""
+    raw = open_input(path)
+    suffix = codec(path)
+    if suffix is None:
+        return cast(IO[bytes], raw)
+    return decompress(cast(IO[bytes], raw), suffix)
+
+
+def decompress(raw: IO[bytes], suffix: str) -> IO[bytes]:
+    """Wrap a binary stream so that it reads decompressed bytes; `suffix` is one of `CODEC_SUFFIXES`."""
+    return cast(IO[bytes], compression.compression_wrapper(raw, "rb", compression=suffix))
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the whole content of a (small) file as stored."""
+    with open_input(path) as file:
+        return cast(bytes, file.read())
+
+
+def read_json(path: str) -> Any:
+    """Return the parsed content of a JSON file."""
+    return json.loads(read_bytes(path))
+
+
+def write_bytes(path: str, data: bytes | pa.Buffer) -> None:
+    """Write a file whole or not at all, replacing what was there."""
+    path = resolve(path)
+    if is_remote(path):
+        store, inner = filesystem(path)
+        with store.open_output_stream(inner) as stream:
+            stream.write(data)
+        return
+    folder, last = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{last}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def to_json(value: Any) -> bytes:
+    """Return `value` as readable JSON bytes, the same for the same value."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    write_bytes(path, to_json(value))
+
+
+def remove(path: str) -> None:
+    """Delete one file; a file that is not there counts as deleted."""
+    store, inner = filesystem(path)
+    with contextlib.suppress(FileNotFoundError):
+        store.delete_file(inner)
+
+
+def remove_dir(path: str) -> None:
+    """Delete a folder and all it holds; a folder that is not there counts as deleted."""
+    store, inner = filesystem(path)
+    with contextlib.suppress(FileNotFoundError):
+        store.delete_dir(inner)
+
+
+def remove_temporaries(directory: str) -> int:
+    """Delete what interrupted writes left in a local folder tree; return how many files that were."""
+    if is_remote(directory):
+        return 0
+    removed = 0
+    for folder, _, files in os.walk(resolve(directory)):
+        for file in files:
+            if _TEMPORARY.match(file):
+                remove(os.path.join(folder, file))
+                removed += 1
+    return removed
+
+
+def digest(path: str) -> str:
+    """Return the SHA-256 of a file's bytes as hex."""
+    sha = hashlib.sha256()
+    for block in _blocks(path):
+        sha.update(block)
+    return sha.hexdigest()
+
+
+def _blocks(path: str, size: int = 1 << 22) -> Iterator[bytes]:
+    with open_input(path) as file:
+        while block := file.read(size):
+            yield block
+
+
+def copy_file(source: str, target: str) -> None:
+    """Copy one file between any two places, whole or not at all (for files of moderate size: read into memory)."""
+    write_bytes(target, read_bytes(source))
+
+
+def local_copy(path: str, cache_dir: str) -> str:
+    """Return a local path with the content of `path`: itself if local, else a copy kept in `cache_dir`.
+
+    The copy's name holds the store's stamp, so a changed object is fetched anew.
+    """
+    path = resolve(path)
+    if not is_remote(path):
+        return path
+    found = info(path)
+    key = hashlib.sha256(f"{path}\n{found.size}\n{found.stamp}".encode()).hexdigest()[:24]
+    target = os.path.join(cache_dir, f"{key}-{name(path)}")
+    if not os.path.exists(target):
+        copy_file(path, target)
+    return target
