@@ -102,9 +102,6 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     return _bucket_filesystem(f"{scheme}://{bucket}"), rest
 
 
-
-
-
 def _public(path: str, inner: str) -> str:
     return f"{path.partition('://')[0]}://{inner}" if is_remote(path) else inner
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lstm_embed import storage
@@ -102,6 +102,10 @@ class Ledger:
         self.config = config
         self.store = PartStore(self.output, fingerprint(self.settings), suffix)
 
+    def bind(self, content: dict[str, Any]) -> None:
+        """Let the parts' fingerprint depend on something that is known only later, such as a vocabulary."""
+        self.store = replace(self.store, fingerprint=fingerprint([self.settings, content]))
+
     def compare(self, files: Sequence[storage.FileInfo], cut: Cut, *, prune: bool = False) -> Work:
         """Tell what is left to do for these input files.
 
@@ -133,21 +137,35 @@ class Ledger:
         if not added and not retired and self._manifest_matches(units):
             everything = tuple(units)
             return Work(
-                finished=True, units=everything, pending=(), added=(), retired=(), vanished=() if prune else tuple(vanished)
+                finished=True,
+                units=everything,
+                pending=(),
+                added=(),
+                retired=(),
+                vanished=() if prune else tuple(vanished),
             )
-        records, partial = self._committed({unit.number for unit in units})
-        pending = [
-            Unit(unit.number, unit.spans, partial.get(unit.number, 0)) for unit in units if unit.number not in records
-        ]
-        return Work(
+        work = Work(
             finished=False,
             units=(*units, *added),
-            pending=(*pending, *added),
+            pending=(),
             added=tuple(added),
             retired=tuple(retired),
             vanished=tuple(vanished),
-            records=records,
         )
+        return self.remaining(work)
+
+    def remaining(self, work: Work) -> Work:
+        """Return `work` with what is pending according to the parts that are there now."""
+        records, partial = _committed(self.store, {unit.number for unit in work.units})
+        pending = tuple(
+            replace(unit, committed=partial.get(unit.number, 0)) for unit in work.units if unit.number not in records
+        )
+        return replace(work, pending=pending, records=records)
+
+    @staticmethod
+    def complete_units(store: PartStore, numbers: set[int]) -> dict[int, list[PartRecord]]:
+        """Return the part records of those units that are complete in a part store."""
+        return _committed(store, numbers)[0]
 
     @contextlib.contextmanager
     def writing(self, work: Work) -> Iterator[Owner]:
@@ -158,7 +176,7 @@ class Ledger:
         """
         with owned(self.output) as owner:
             # The books may have moved between `compare` and here; whoever came second starts over.
-            planned, next_number = read_plan(self.output)
+            planned, _ = read_plan(self.output)
             expected = {unit.number for unit in work.units} - {unit.number for unit in work.added} | set(work.retired)
             if set(planned) != expected:
                 raise InputError(f"another job changed {self.output} just now; run this command again")
@@ -242,22 +260,6 @@ class Ledger:
         listed = {storage.name(file.path) for file in storage.list_files(self.store.folder)}
         return manifest["units"] == [unit.number for unit in units] and {p["name"] for p in manifest["parts"]} <= listed
 
-    def _committed(self, active: set[int]) -> tuple[dict[int, list[PartRecord]], dict[int, int]]:
-        """Read the parts' records; return those of complete units, and how many parts the others have from the start."""
-        files = [file.path for file in storage.list_files(self.store.folder)]
-        wanted = [path for path in files if (named := parts.parse_name(storage.name(path))) and named[0] in active]
-        with ThreadPoolExecutor(_READERS) as pool:
-            found = [record for record in pool.map(parts.read_record, wanted) if record]
-        by_unit: dict[int, list[PartRecord]] = {}
-        for record in sorted(found, key=lambda record: (record.unit, record.part)):
-            chain = by_unit.setdefault(record.unit, [])
-            if record.fingerprint == self.store.fingerprint and record.part == len(chain):
-                if not (chain and chain[-1].last):
-                    chain.append(record)
-        complete = {number: chain for number, chain in by_unit.items() if chain and chain[-1].last}
-        partial = {number: len(chain) for number, chain in by_unit.items() if number not in complete}
-        return complete, partial
-
     def _sweep(self, active: set[int]) -> None:
         """Delete parts and quarantine lists of units that left the plan."""
         for folder in ("parts", "quarantine"):
@@ -265,6 +267,26 @@ class Ledger:
                 digits = storage.name(file.path).partition("-")[2][:8]
                 if digits.isdigit() and int(digits) not in active:
                     storage.remove(file.path)
+
+
+def _committed(store: PartStore, numbers: set[int]) -> tuple[dict[int, list[PartRecord]], dict[int, int]]:
+    """Read the parts' records; return those of complete units, and how many parts the others have from the start."""
+    wanted = [
+        file.path
+        for file in storage.list_files(store.folder)
+        if (named := parts.parse_name(storage.name(file.path))) and named[0] in numbers
+    ]
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = [record for record in pool.map(parts.read_record, wanted) if record]
+    by_unit: dict[int, list[PartRecord]] = {}
+    for record in sorted(found, key=lambda record: (record.unit, record.part)):
+        chain = by_unit.setdefault(record.unit, [])
+        closed = bool(chain) and chain[-1].last
+        if not closed and record.fingerprint == store.fingerprint and record.part == len(chain):
+            chain.append(record)
+    complete = {number: chain for number, chain in by_unit.items() if chain and chain[-1].last}
+    partial = {number: len(chain) for number, chain in by_unit.items() if number not in complete}
+    return complete, partial
 
 
 def read_plan(output: str) -> tuple[dict[int, Unit], int]:

@@ -1,0 +1,278 @@
+"""What every job does around its one library call: flags, Ray, progress, summary, exit code.
+
+A job exits with 0 when its output is complete, 2 for something the user can correct (flag, path, value), 1 for a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+
+from console import Console, print_summary
+
+if TYPE_CHECKING:
+    from lstm_embed.ledger import Work
+    from lstm_embed.progress import Reporter, Summary
+
+Config = TypeVar("Config")
+
+# Read by Ray when it is imported, so they are set before; a value the user has set wins.
+_QUIET_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+_EMBEDDED_RAY = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
+class UnitJob(Protocol):
+    """A library job that works on the units of a ledger."""
+
+    output: str
+
+    def compare(self) -> Work:
+        """Tell what is left to do, writing nothing."""
+
+    def run(self, work: Work, report: Reporter = ...) -> Summary:
+        """Do it."""
+
+    def summary(self, seconds: float, *, already_done: bool) -> Summary:
+        """Describe the finished output."""
+
+    def sample_rate(self, work: Work) -> float:
+        """Return the stored bytes a second one CPU works through."""
+
+
+def parse(config_class: type[Config], argv: Sequence[str], description: str, default: Config | None = None) -> Config:
+    """Return the config that the command line and a `--config` file describe; exit with 2 and one line if they are wrong."""
+    import tyro
+
+    arguments = list(argv)
+    program = os.path.basename(sys.argv[0])
+    try:
+        if "--config" in arguments:
+            at = arguments.index("--config")
+            if at + 1 >= len(arguments):
+                raise ValueError("--config needs the path of a JSON or TOML file")
+            # Flags given by hand come later and so win over the file.
+            arguments = [*_file_flags(arguments[at + 1]), *arguments[:at], *arguments[at + 2 :]]
+    except (OSError, ValueError) as error:
+        fail(f"--config: {error}")
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                config_class,
+                args=arguments,
+                prog=program,
+                description=f"{description}\n\nAll flags can be given in a JSON or TOML file too: --config FILE",
+                default=tyro.MISSING_NONPROP if default is None else default,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        fail(f"{_one_line(errors.getvalue())} (see {program} --help)")
+    except ValueError as error:
+        fail(str(error))
+
+
+def _file_flags(path: str) -> list[str]:
+    """Return the content of a config file as command-line flags."""
+    with open(path, "rb") as file:
+        values = tomllib.load(file) if path.endswith(".toml") else json.load(file)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no object of field names and values")
+    if isinstance(values.get("config"), dict):
+        values = values["config"]  # a job.json beside an output
+    return list(_flags(values, ""))
+
+
+def _flags(values: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in values.items():
+        flag = prefix + name.replace("_", "-")
+        if isinstance(value, dict):
+            yield from _flags(value, f"{flag}.")
+        elif isinstance(value, bool):
+            parent, _, last = flag.rpartition(".")
+            yield f"--{flag}" if value else f"--{parent}{'.' if parent else ''}no-{last}"
+        elif isinstance(value, list):
+            yield from (f"--{flag}", *map(str, value))
+        elif value is not None:
+            yield from (f"--{flag}", str(value))
+
+
+def _one_line(message: str) -> str:
+    """Return an error box as a line of text."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
+    text = re.sub(r"[─━│┃╭╮╰╯┌┐└┘]+", " ", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"^Value error Error parsing \w+: ", "", text)
+    return re.sub(r"\s*For full helptext.*$", "", text)
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line to standard error and exit."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def errors_as_exit_codes() -> Iterator[None]:
+    """Turn the failures a user can read into one line and an exit code."""
+    from lstm_embed.errors import InputError, LstmEmbedError
+
+    try:
+        yield
+    except (InputError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        fail(_plain(error))
+    except LstmEmbedError as error:
+        fail(str(error), code=1)
+    except OSError as error:
+        fail(f"{_plain(error)} (disk or store failed; run the command again to continue)", code=1)
+    except KeyboardInterrupt:
+        fail("interrupted; run the same command again to continue", code=130)
+
+
+def _plain(error: OSError | Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return str(error)
+
+
+def prepare_environment() -> bool:
+    """Set what Ray reads at import; return whether a running cluster is going to be used."""
+    cluster = bool(os.environ.get("RAY_ADDRESS"))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name, value in {**_QUIET_RAY, **({} if cluster else _EMBEDDED_RAY)}.items():
+        os.environ.setdefault(name, value)
+    return cluster
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Use the cluster named by RAY_ADDRESS (set inside `ray job submit`), else a quiet Ray that ends with the job."""
+    cluster = prepare_environment()
+    import logging
+
+    import ray
+    import ray.data
+
+    if cluster:
+        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+    else:
+        # One more than there are: the stages that feed actors must fit beside them, also on a machine with one core.
+        with _native_stderr_held():
+            ray.init(
+                num_cpus=(os.cpu_count() or 1) + 1,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                object_store_memory=_object_store_bytes(),
+            )
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _native_stderr_held() -> Iterator[None]:
+    """Hold back what native code prints while Ray starts (it announces its own log level); show it if the start fails."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _object_store_bytes() -> int:
+    """Take little shared memory: text passes through it, vectors never do."""
+    try:
+        free = os.statvfs("/dev/shm")
+        available = free.f_bavail * free.f_frsize
+    except OSError:
+        available = 1 << 30
+    return max(80 << 20, min(512 << 20, available // 4))
+
+
+def run_unit_job(make_job: Callable[[], UnitJob], *, dry_run: bool = False) -> Summary:
+    """Run a job on units: say what is done, or what would be done, or do it."""
+    job = make_job()
+    work = job.compare()
+    if work.finished:
+        return job.summary(0.0, already_done=True)
+    console = Console(job.output)
+    for path in work.vanished[:3]:
+        console.note(f"{path} is gone; what it gave is kept (--prune removes it)")
+    if dry_run:
+        _print_plan(job, work)
+        raise SystemExit(0)
+    with ray_session(), console:
+        return job.run(work, console)
+
+
+def _print_plan(job: UnitJob, work: Work) -> None:
+    size = sum(unit.size for unit in work.pending)
+    rate = job.sample_rate(work)
+    cpus = os.cpu_count() or 1
+    print(f"would write {job.output}: {len(work.pending)} of {len(work.units)} units, {size / 1e6:,.1f} MB as stored")
+    print(f"  new units {len(work.added)}, retired {len(work.retired)}, input files gone {len(work.vanished)}")
+    if rate > 0:
+        print(f"  about {size / rate / cpus:,.0f} s on {cpus} CPUs ({rate / 1e6:.2f} MB/s a CPU in a small sample)")
+
+
+def main(
+    config_class: type[Config],
+    run: Callable[[Config], Summary | None],
+    description: str | None,
+    *,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Parse flags, run the job, print its summary."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    config = parse(config_class, arguments, (description or "").strip())
+    prepare_environment()
+    started = time.monotonic()
+    with errors_as_exit_codes():
+        summary = run(config)
+    if summary is not None:
+        print_summary([dataclasses.replace(summary, seconds=summary.seconds or time.monotonic() - started)])

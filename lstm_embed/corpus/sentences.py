@@ -1,0 +1,200 @@
+"""Articles to tables of sentences and tokens, in memory and without Ray."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lstm_embed.corpus.articles import Article, read_articles
+from lstm_embed.corpus.config import TextConfig
+from lstm_embed.corpus.text import Splitter, sentence_splitter, tokenize
+from lstm_embed.ledger import Rejected, Span
+from lstm_embed.ledger.parts import MAX_LISTED_REJECTIONS
+
+_CHUNK_SENTENCES = 8192
+
+
+@dataclass
+class SentenceChunk:
+    """The sentences of some whole articles, before words have ids."""
+
+    table: pa.Table
+    """As `token_set.SCHEMA`, with the text, but `tokens` (lists of strings) instead of `ids`; `article` counts from 0."""
+    num_articles: int
+    stats: dict[str, Any]
+    """Counts of what went in and what was left out; see `_new_stats`."""
+    input_digest: str
+    """SHA-256 of all input read up to here."""
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    """Values of the carried columns, one for each article."""
+
+
+@dataclass
+class UnitReader:
+    """Reads the spans of one unit and collects what is rejected on the way."""
+
+    spans: Sequence[Span]
+    config: TextConfig
+    columns: Sequence[str] = ()
+    rejected: list[Rejected] = field(default_factory=list)
+    unlisted: int = 0
+
+    def chunks(self) -> Iterator[SentenceChunk]:
+        """Yield the unit's sentences; always at least one chunk, which may be empty."""
+        splitter = sentence_splitter(self.config.split, self.config.language)
+        chunk = _ChunkBuilder(self.config, splitter, self.columns)
+        sha = hashlib.sha256()
+        empty = True
+        for item in self._items():
+            if isinstance(item, Rejected):
+                chunk.reject(item.reason)
+                sha.update(item.digest.encode())
+                self._list(item)
+                continue
+            sha.update(item.raw)
+            chunk.add(item)
+            if chunk.num_sentences >= _CHUNK_SENTENCES:
+                yield chunk.build(sha.hexdigest())
+                chunk = _ChunkBuilder(self.config, splitter, self.columns)
+                empty = False
+        if empty or not chunk.is_empty:
+            yield chunk.build(sha.hexdigest())
+
+    def _items(self) -> Iterator[Article | Rejected]:
+        for span in self.spans:
+            yield from read_articles(span, self.config, self.columns)
+
+    def _list(self, item: Rejected) -> None:
+        if len(self.rejected) < MAX_LISTED_REJECTIONS:
+            self.rejected.append(item)
+        else:
+            self.unlisted += 1
+
+
+class _ChunkBuilder:
+    def __init__(self, config: TextConfig, splitter: Splitter, columns: Sequence[str]) -> None:
+        self._config = config
+        self._splitter = splitter
+        self._article: list[int] = []
+        self._sentence: list[int] = []
+        self._start: list[int] = []
+        self._end: list[int] = []
+        self._text: list[str] = []
+        self._ids: list[str | None] = []
+        self._titles: list[str | None] = []
+        self._columns: dict[str, list[Any]] = {name: [] for name in columns}
+        self._rejected: Counter[str] = Counter()
+        self._bytes = 0
+        self._repeated = 0
+
+    @property
+    def num_sentences(self) -> int:
+        return len(self._text)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._ids and not self._rejected
+
+    def reject(self, reason: str) -> None:
+        self._rejected[reason] += 1
+
+    def add(self, article: Article) -> None:
+        number = len(self._ids)
+        self._ids.append(article.id)
+        self._titles.append(article.title)
+        for name, values in self._columns.items():
+            values.append(article.columns.get(name))
+        self._bytes += len(article.raw)
+        seen: set[str] = set()
+        text = article.text
+        sentence = 0
+        for start, end in self._splitter(text):
+            piece = text[start:end]
+            if self._config.drop_repeated:
+                if piece in seen:
+                    self._repeated += 1
+                    continue
+                seen.add(piece)
+            self._article.append(number)
+            self._sentence.append(sentence)
+            self._start.append(start)
+            self._end.append(end)
+            self._text.append(piece)
+            sentence += 1
+
+    def build(self, input_digest: str) -> SentenceChunk:
+        text = pa.array(self._text, pa.string())
+        tokens = tokenize(text, self._config.profile)
+        lengths = pc.list_value_length(tokens).to_numpy(zero_copy_only=False)
+        num_long = int((lengths > self._config.max_tokens).sum())
+        if num_long:
+            tokens = pc.list_slice(tokens, 0, self._config.max_tokens)
+        article = pa.array(self._article, pa.int32())
+        table = pa.table(
+            {
+                "article": article,
+                "article_id": pa.array(self._ids, pa.string()).take(article),
+                "title": pa.array(self._titles, pa.string()).take(article),
+                "sentence": pa.array(self._sentence, pa.int32()),
+                "start": pa.array(self._start, pa.int32()),
+                "end": pa.array(self._end, pa.int32()),
+                "tokens": tokens,
+                "text": text,
+            }
+        )
+        stats = {
+            "records": len(self._ids),
+            "bytes": self._bytes,
+            "articles": len(self._ids),
+            "articles_without_sentences": len(self._ids) - len(set(self._article)),
+            "sentences": len(self._text),
+            "sentences_without_tokens": int((lengths == 0).sum()),
+            "sentences_cut": num_long,
+            "sentences_repeated": self._repeated,
+            "tokens": int(np.minimum(lengths, self._config.max_tokens).sum()),
+            "rejected": dict(sorted(self._rejected.items())),
+        }
+        return SentenceChunk(table, len(self._ids), stats, input_digest, self._columns)
+
+
+def merge_chunks(chunks: Sequence[SentenceChunk]) -> SentenceChunk:
+    """Join chunks of one unit, in order; articles are numbered through."""
+    tables = []
+    articles = 0
+    for chunk in chunks:
+        shifted = pc.add(chunk.table["article"], pa.scalar(articles, pa.int32()))
+        tables.append(chunk.table.set_column(0, "article", shifted))
+        articles += chunk.num_articles
+    stats: dict[str, Any] = {}
+    for chunk in chunks:
+        for key, value in chunk.stats.items():
+            stats[key] = (
+                Counter(stats.get(key, {})) + Counter(value) if key == "rejected" else stats.get(key, 0) + value
+            )
+    stats["rejected"] = dict(sorted(stats["rejected"].items()))
+    columns = {name: [v for chunk in chunks for v in chunk.columns[name]] for name in chunks[0].columns}
+    return SentenceChunk(pa.concat_tables(tables), articles, stats, chunks[-1].input_digest, columns)
+
+
+def part_chunks(chunks: Iterable[SentenceChunk], part_rows: int) -> Iterator[tuple[SentenceChunk, bool]]:
+    """Gather chunks into parts of about `part_rows` sentences; yield each part and whether it is the last."""
+    ready: SentenceChunk | None = None
+    gathered: list[SentenceChunk] = []
+    rows = 0
+    for chunk in chunks:
+        if gathered and rows + chunk.table.num_rows > part_rows:
+            if ready is not None:
+                yield ready, False
+            ready, gathered, rows = merge_chunks(gathered), [], 0
+        gathered.append(chunk)
+        rows += chunk.table.num_rows
+    if ready is not None:
+        yield ready, False
+    yield merge_chunks(gathered), True

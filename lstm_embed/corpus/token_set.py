@@ -1,0 +1,195 @@
+"""The prepared corpus as later stages see it.
+
+A token set is a folder of parquet parts (one row a sentence), a vocabulary and a manifest. All sentences of an article lie
+in one part, one after the other. Every `holdout_every`-th article is held out of training, so that every run on a token set
+is validated on the same articles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lstm_embed import storage
+from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.errors import InputError
+from lstm_embed.ledger.sealed import read_manifest
+
+KIND = "token_set"
+VOCABULARY = "vocabulary.parquet"
+MAX_MIN_TOKENS = 8
+"""Largest least sentence length for which the manifest knows the number of training items."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("article", pa.int32(), nullable=False),
+        pa.field("article_id", pa.string()),
+        pa.field("title", pa.string()),
+        pa.field("sentence", pa.int32(), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),
+        pa.field("end", pa.int32(), nullable=False),
+        pa.field("ids", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
+        pa.field("text", pa.string()),
+    ]
+)
+"""Of the parts: `article` counts the articles of the part, `sentence` the sentences of the article, `start` and `end` are
+character offsets into the article's text. `text` is absent where the user asked for that."""
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """One part of a token set."""
+
+    name: str
+    path: str
+    rows: int
+    stats: dict[str, Any]
+    identity: str
+    """Changes exactly when the part's content does."""
+
+
+class TokenSet:
+    """A finished token set.
+
+    Args:
+        path: Its folder.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        InputError: if it is not a finished token set.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = storage.resolve(path)
+        manifest = read_manifest(self.path, kind=KIND)
+        self.fingerprint: str = manifest["fingerprint"]
+        self.settings: dict[str, Any] = manifest["settings"]
+        self.tokenizer: dict[str, Any] = manifest["settings"]["text"]
+        """How text became tokens: `profile`, `language`, `split`, …"""
+        self.holdout_every: int = manifest["holdout_every"]
+        self.vocabulary_fingerprint: str = manifest["vocabulary"]
+        self.num_rows: int = manifest["rows"]
+        self.totals: dict[str, Any] = manifest["totals"]
+        self.num_tokens: int = self.totals.get("tokens", 0)
+        self.parts = [
+            PartInfo(
+                part["name"],
+                storage.join(self.path, "parts", part["name"]),
+                part["rows"],
+                part["stats"],
+                f"{part['fingerprint']}-{part['input_digest']}",
+            )
+            for part in manifest["parts"]
+        ]
+        self._vocabulary: Vocabulary | None = None
+
+    @classmethod
+    def open(cls, path: str) -> TokenSet:
+        """Open a finished token set; see the class."""
+        return cls(path)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words the ids stand for (read at the first use)."""
+        if self._vocabulary is None:
+            vocabulary = Vocabulary.load(storage.join(self.path, VOCABULARY))
+            if vocabulary.fingerprint != self.vocabulary_fingerprint:
+                raise InputError(
+                    f"the vocabulary of {self.path} is not the one its parts were made with; prepare it again"
+                )
+            self._vocabulary = vocabulary
+        return self._vocabulary
+
+    def read_part(self, index: int, columns: list[str] | None = None) -> pa.Table:
+        """Return the rows of one part in corpus order, or some of their columns."""
+        return read_part(self.parts[index].path, columns)
+
+
+def read_part(path: str, columns: list[str] | None = None) -> pa.Table:
+    """Return the rows of one part of a token set.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    with storage.open_input(path) as file:
+        try:
+            return pq.read_table(file, columns=columns, page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path} is damaged ({error}); run prepare again") from None
+
+
+def is_held_out(article: npt.NDArray[np.int32], holdout_every: int) -> npt.NDArray[np.bool_]:
+    """Tell for each article number of a part whether the article is kept for validation."""
+    return article % holdout_every == holdout_every // 2
+
+
+def neighbour_items(
+    article: npt.NDArray[np.int32],
+    num_tokens: npt.NDArray[np.int32],
+    *,
+    min_tokens: int,
+    parity: int,
+    holdout_every: int,
+    held_out: bool = False,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Pair the neighbouring sentences of a part's articles, so that each sentence is in exactly one item.
+
+    Sentences shorter than `min_tokens` are left out first. Parity 0 pairs the first with the second, the third with the
+    fourth; parity 1 the second with the third, and so on. A sentence without partner makes an item alone.
+
+    Args:
+        article: Article number of each of the n sentences, ascending.
+        num_tokens: Number of tokens of each.
+        min_tokens: Least number of tokens of a sentence.
+        parity: 0 or 1.
+        holdout_every: Of the token set.
+        held_out: Return the items of the held-out articles instead of the others.
+
+    Returns:
+        Row numbers of the items' first sentences, and of their second ones (-1 where there is none).
+    """
+    rows = np.flatnonzero((num_tokens >= min_tokens) & (is_held_out(article, holdout_every) == held_out))
+    of_article = article[rows]
+    is_start = np.ones(len(rows), bool)
+    is_start[1:] = of_article[1:] != of_article[:-1]
+    starts = np.flatnonzero(is_start)
+    position = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
+    is_first = (position + parity) % 2 == 0
+    has_next = np.zeros(len(rows), bool)
+    has_next[:-1] = ~is_start[1:]
+    begins_item = is_first | is_start
+    following = np.append(rows[1:], -1)
+    second = np.where(is_first & has_next, following, -1)
+    return rows[begins_item].astype(np.int64), second[begins_item].astype(np.int64)
+
+
+def count_items(
+    article: npt.NDArray[np.int32], num_tokens: npt.NDArray[np.int32], holdout_every: int
+) -> dict[str, list[int]]:
+    """Count a part's items for each least length 1 to `MAX_MIN_TOKENS`: the numbers a batch plan is computed from.
+
+    Returns:
+        Lists named "train_0", "train_1" (by parity) and "held_out" (parity 0); entry m - 1 is for `min_tokens` m.
+    """
+
+    def counts(parity: int, held_out: bool) -> list[int]:
+        return [
+            len(
+                neighbour_items(
+                    article,
+                    num_tokens,
+                    min_tokens=least,
+                    parity=parity,
+                    holdout_every=holdout_every,
+                    held_out=held_out,
+                )[0]
+            )
+            for least in range(1, MAX_MIN_TOKENS + 1)
+        ]
+
+    return {"train_0": counts(0, False), "train_1": counts(1, False), "held_out": counts(0, True)}
