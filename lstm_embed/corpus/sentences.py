@@ -89,6 +89,7 @@ class _ChunkBuilder:
         self._text: list[str] = []
         self._ids: list[str | None] = []
         self._titles: list[str | None] = []
+        self._hashes: list[bytes] = []
         self._columns: dict[str, list[Any]] = {name: [] for name in columns}
         self._rejected: Counter[str] = Counter()
         self._bytes = 0
@@ -109,6 +110,7 @@ class _ChunkBuilder:
         number = len(self._ids)
         self._ids.append(article.id)
         self._titles.append(article.title)
+        self._hashes.append(hashlib.blake2b(article.text.encode(), digest_size=16).digest())
         for name, values in self._columns.items():
             values.append(article.columns.get(name))
         self._bytes += len(article.raw)
@@ -142,6 +144,7 @@ class _ChunkBuilder:
                 "article": article,
                 "article_id": pa.array(self._ids, pa.string()).take(article),
                 "title": pa.array(self._titles, pa.string()).take(article),
+                "article_hash": pa.array(self._hashes, pa.binary(16)).take(article),
                 "sentence": pa.array(self._sentence, pa.int32()),
                 "start": pa.array(self._start, pa.int32()),
                 "end": pa.array(self._end, pa.int32()),

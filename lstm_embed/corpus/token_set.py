@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         pa.field("article", pa.int32(), nullable=False),
         pa.field("article_id", pa.string()),
         pa.field("title", pa.string()),
+        pa.field("article_hash", pa.binary(16), nullable=False),
         pa.field("sentence", pa.int32(), nullable=False),
         pa.field("start", pa.int32(), nullable=False),
         pa.field("end", pa.int32(), nullable=False),
@@ -38,7 +39,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Of the parts: `article` counts the articles of the part, `sentence` the sentences of the article, `start` and `end` are
-character offsets into the article's text. `text` is absent where the user asked for that."""
+character offsets into the article's text, `article_hash` is the BLAKE2b of that text (UTF-8, 16 bytes), the same in all
+rows of the article. `text` is absent where the user asked for that."""
 
 
 @dataclass(frozen=True)
