@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from lstm_embed.errors import LstmEmbedError
 from lstm_embed.ledger import PartRecord, Span, Unit
@@ -100,3 +101,83 @@ def find_cause(error: BaseException | None) -> BaseException | None:
         seen.add(id(error))
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
     return None
+
+
+ChunkReader = Callable[[Unit], Iterable[tuple[PartRecord, pa.Table]]]
+"""Turns a unit into the chunks that are left of it, each with the record of the part it will be."""
+ChunkWorker = Callable[[], Callable[[PartRecord, pa.Table], PartRecord]]
+"""Makes, in an actor, the function that commits a chunk as a part."""
+
+
+def run_chunks(
+    units: Sequence[Unit],
+    read: ChunkReader,
+    make_worker: ChunkWorker,
+    *,
+    workers: tuple[int, int],
+    reader_cpus: float,
+    gpu: bool,
+) -> Iterator[PartRecord]:
+    """Read units in tasks and work on their chunks in a pool of actors; yield the records of parts as they are committed.
+
+    A chunk travels as one row, its table as Arrow IPC bytes: Ray may gather and split rows into blocks as it likes, and a
+    chunk still arrives whole. The two stages ask for different resources, so Ray does not fuse them.
+
+    Args:
+        units: The work.
+        read: The reading stage, `reader_cpus` CPUs a task.
+        make_worker: Called once in each actor, which has one CPU and, if `gpu`, one GPU.
+        workers: Least and most actors.
+        reader_cpus: Must differ from 1, the actors' CPUs.
+        gpu: Give each actor a GPU.
+    """
+    if not units:
+        return
+    import ray.data
+
+    assert reader_cpus != 1
+    items = [{"unit": unit_to_json(unit)} for unit in units]
+    low, high = workers
+    pool = (
+        ray.data.ActorPoolStrategy(size=low) if low == high else ray.data.ActorPoolStrategy(min_size=low, max_size=high)
+    )
+    dataset = (
+        ray.data.from_items(items, override_num_blocks=len(items))
+        .map_batches(_reading(read), batch_size=1, num_cpus=reader_cpus)
+        .map_batches(
+            _ChunkActor,
+            fn_constructor_args=(make_worker,),
+            batch_size=1,
+            compute=pool,
+            num_cpus=1,
+            num_gpus=1 if gpu else None,
+        )
+    )
+    with plain_errors():
+        for row in dataset.iter_rows():
+            yield PartRecord(**json.loads(row["record"]))
+
+
+def _reading(read: ChunkReader) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
+    def read_unit(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for text in batch["unit"]:
+            for record, table in read(unit_from_json(text)):
+                sink = pa.BufferOutputStream()
+                with pa.ipc.new_stream(sink, table.schema) as writer:
+                    writer.write_table(table)
+                chunk = sink.getvalue().to_pybytes()
+                yield {"record": np.array([json.dumps(asdict(record))], object), "chunk": np.array([chunk], object)}
+
+    return read_unit
+
+
+class _ChunkActor:
+    def __init__(self, make_worker: ChunkWorker) -> None:
+        self._work = make_worker()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        done = []
+        for text, chunk in zip(batch["record"], batch["chunk"], strict=True):
+            table = pa.ipc.open_stream(chunk).read_all()
+            done.append(json.dumps(asdict(self._work(PartRecord(**json.loads(text)), table))))
+        return {"record": np.array(done, object)}

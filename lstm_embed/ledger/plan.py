@@ -79,7 +79,7 @@ class Work:
     vanished: tuple[str, ...]
     """Input files that are in the plan but no longer there."""
     records: dict[int, list[PartRecord]] = field(default_factory=dict)
-    """Records of the complete units' parts, by unit number."""
+    """Records of the units' committed parts from the first one on, by unit number."""
 
 
 class Ledger:
@@ -156,16 +156,18 @@ class Ledger:
 
     def remaining(self, work: Work) -> Work:
         """Return `work` with what is pending according to the parts that are there now."""
-        records, partial = _committed(self.store, {unit.number for unit in work.units})
+        records = _committed(self.store, {unit.number for unit in work.units})
         pending = tuple(
-            replace(unit, committed=partial.get(unit.number, 0)) for unit in work.units if unit.number not in records
+            replace(unit, committed=len(records.get(unit.number, [])))
+            for unit in work.units
+            if not is_complete(records.get(unit.number))
         )
         return replace(work, pending=pending, records=records)
 
     @staticmethod
     def complete_units(store: PartStore, numbers: set[int]) -> dict[int, list[PartRecord]]:
         """Return the part records of those units that are complete in a part store."""
-        return _committed(store, numbers)[0]
+        return {number: chain for number, chain in _committed(store, numbers).items() if is_complete(chain)}
 
     @contextlib.contextmanager
     def writing(self, work: Work) -> Iterator[Owner]:
@@ -269,8 +271,13 @@ class Ledger:
                     storage.remove(file.path)
 
 
-def _committed(store: PartStore, numbers: set[int]) -> tuple[dict[int, list[PartRecord]], dict[int, int]]:
-    """Read the parts' records; return those of complete units, and how many parts the others have from the start."""
+def is_complete(records: Sequence[PartRecord] | None) -> bool:
+    """Tell whether the records of a unit's parts, in order, are all there are."""
+    return records is not None and len(records) > 0 and records[-1].last
+
+
+def _committed(store: PartStore, numbers: set[int]) -> dict[int, list[PartRecord]]:
+    """Return for each unit the records of its committed parts from the first one on, without gaps."""
     wanted = [
         file.path
         for file in storage.list_files(store.folder)
@@ -284,9 +291,7 @@ def _committed(store: PartStore, numbers: set[int]) -> tuple[dict[int, list[Part
         closed = bool(chain) and chain[-1].last
         if not closed and record.fingerprint == store.fingerprint and record.part == len(chain):
             chain.append(record)
-    complete = {number: chain for number, chain in by_unit.items() if chain and chain[-1].last}
-    partial = {number: len(chain) for number, chain in by_unit.items() if number not in complete}
-    return complete, partial
+    return by_unit
 
 
 def read_plan(output: str) -> tuple[dict[int, Unit], int]:

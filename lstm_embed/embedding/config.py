@@ -1,0 +1,132 @@
+"""Settings of embed and search. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lstm_embed.corpus.config import MEGABYTE, at_least, within
+
+LEVELS = ("sentence", "row", "article")
+DTYPES = ("float32", "float16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+EMPTY = ("zero", "drop")
+
+
+def workers_range(value: str) -> tuple[int, int]:
+    """Return the least and the most workers that "4" or "1:8" stands for ("0" for as many as fit).
+
+    Raises:
+        ValueError: for anything else.
+    """
+    least, _, most = value.partition(":")
+    try:
+        low, high = int(least), int(most or least)
+    except ValueError:
+        low, high = -1, -1
+    if not 0 <= low <= high or (most and low == 0):
+        raise ValueError(
+            f"num_workers is {value!r}; expected a number such as 4, a range such as 1:8, or 0 (--num-workers)"
+        )
+    return low, high
+
+
+def one_of(config: object, field: str, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError if a field of a config is not among the allowed words."""
+    value = getattr(config, field)
+    if value not in allowed:
+        raise ValueError(f"{field} is {value!r}; expected one of {', '.join(allowed)} (--{field.replace('_', '-')})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Embed a corpus: one vector a sentence, row or article, written to parquet."""
+
+    model: str
+    """Model folder; local or s3://."""
+    input: tuple[str, ...]
+    """Articles as for prepare (files, folders, globs), or one token set made with the model's vocabulary."""
+    output: str
+    """Folder for the vectors; local or s3://."""
+    level: str = "sentence"
+    """What gets a vector: sentence, row (a record's whole text as one sentence), article (mean of its sentences')."""
+    dtype: str = "float32"
+    """Type of the stored numbers: float32 or float16 (half the size; cosines change by about 1e-3)."""
+    normalize: bool = False
+    """Scale every vector to length 1."""
+    text: bool = True
+    """Store each row's text beside its vector."""
+    columns: tuple[str, ...] = ()
+    """Further columns of the input to carry along (not from a token set)."""
+    empty: str = "zero"
+    """Rows without a known token: zero (a vector of zeros) or drop; both are counted."""
+    precision: str = "fp32"
+    """Arithmetic of the model: fp32, bf16, fp16 or auto (the fastest that the driver's machine or its GPU computes well)."""
+    num_workers: str = "0"
+    """Model workers: a number, a range that grows with the cluster (1:8), or 0 for as many as fit now."""
+    gpu: bool = False
+    """Give every worker a GPU."""
+    batch_tokens: int = 16_384
+    """Tokens of one batch through the model; on a GPU take 16 times as many."""
+    text_column: str = "text"
+    """Name of the column or JSON key that holds the text."""
+    id_column: str = "id"
+    """Name of the column or JSON key that holds the article's id."""
+    title_column: str = "title"
+    """Name of the column or JSON key that holds the title."""
+    language: str = ""
+    """ISO 639 code for the sentence splitter; empty for the model's."""
+    unit_bytes: int = 16 * MEGABYTE
+    """Bytes of text that one reading task takes (less for a small corpus)."""
+    part_rows: int = 65_536
+    """Vectors after which a new part begins (an article is never cut)."""
+    row_group_rows: int = 8_192
+    """Vectors of a parquet row group."""
+    max_line_bytes: int = 32 * MEGABYTE
+    """Longest line that is read; longer ones are quarantined."""
+    max_bad_fraction: float = 0.01
+    """Share of input records that may be rejected before the job fails, 0 to 1."""
+    quarantine_text: bool = False
+    """Write the first bytes of what was rejected to the quarantine; it is your text."""
+    prune: bool = False
+    """Remove the vectors of input files that are no longer there."""
+
+    def __post_init__(self) -> None:
+        if not self.input:
+            raise ValueError("input is empty; expected at least one file, folder or glob (--input)")
+        one_of(self, "level", LEVELS)
+        one_of(self, "dtype", DTYPES)
+        one_of(self, "precision", PRECISIONS)
+        one_of(self, "empty", EMPTY)
+        workers_range(self.num_workers)
+        at_least(self, "batch_tokens", 64)
+        at_least(self, "unit_bytes", 1)
+        within(self, "part_rows", 1, 10_000_000)
+        at_least(self, "row_group_rows", 1)
+        at_least(self, "max_line_bytes", 1)
+        within(self, "max_bad_fraction", 0, 1)
+        reserved = {"article_id", "title", "sentence", "start", "end", "embedding", "text", "article_hash"}
+        if clash := sorted(reserved & set(self.columns)):
+            raise ValueError(f"columns names {', '.join(clash)}, which the output has anyway (--columns)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Find the embedded sentences nearest to a query, exactly."""
+
+    model: str
+    """Model folder that made the vectors."""
+    embeddings: str
+    """Folder that embed wrote."""
+    query: tuple[str, ...] = ()
+    """Query texts."""
+    queries: str = ""
+    """File with one query a line."""
+    top_k: int = 10
+    """Hits a query, 1 or more."""
+    json: bool = False
+    """Print JSON lines instead of a table."""
+
+    def __post_init__(self) -> None:
+        within(self, "top_k", 1, 100_000)
+        if not self.query and not self.queries:
+            raise ValueError("no query; expected --query TEXT or --queries FILE")
