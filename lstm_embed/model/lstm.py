@@ -1,0 +1,253 @@
+"""One LSTM direction, three ways: cuDNN or oneDNN through `nn.LSTM`, and an own recurrence for float32 on CPUs.
+
+The own recurrence exists because on a CPU `nn.LSTM` projects every token (we project every distinct word), runs padding, and
+trains with a slow reference kernel. It works on any batch whose unfinished rows lead; see `Sentences.running`.
+
+The function is Keras': gates with one bias, which begins at 1 for the forget gate (Jozefowicz et al. 2015). Of torch's two
+biases the second stays zero and is not trained.
+
+Shape suffixes: T steps, R rows, U rows of the input table, I input, H units, G = 4 H gates in torch's order (input, forget,
+cell, output), N = all rows running at all steps, one step after the other.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class Lstm(nn.Module):
+    """A unidirectional LSTM whose input is, at each step and row, a row of a table, a constant of the row, or both joined.
+
+    Args:
+        input_size: Dimension of the joined input.
+        hidden_size: Units.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(input_size, hidden_size)
+        input_GI, state_GH, bias_G, unused_G = self.weights
+        nn.init.xavier_uniform_(input_GI)
+        nn.init.orthogonal_(state_GH)
+        nn.init.zeros_(bias_G)
+        nn.init.ones_(bias_G.data[hidden_size : 2 * hidden_size])
+        nn.init.zeros_(unused_G).requires_grad_(False)
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Input weights (G, I), state weights (G, H), the bias (G,) and the bias that stays zero (G,)."""
+        cell: Any = self.cell
+        return cell.weight_ih_l0, cell.weight_hh_l0, cell.bias_ih_l0, cell.bias_hh_l0
+
+    @property
+    def recurs(self) -> bool:
+        """Whether the own recurrence computes the states; else `nn.LSTM` does."""
+        weight = self.weights[1]
+        return weight.device.type == "cpu" and weight.dtype == torch.float32
+
+    def project(self, table_UI: Tensor) -> Tensor:
+        """Return what each row of an input table adds to the gates, bias included, shape (U, G)."""
+        weight_GI, _, bias_G, _ = self.weights
+        return F.linear(table_UI, weight_GI[:, : table_UI.shape[1]], bias_G)
+
+    def forward(
+        self,
+        running: tuple[int, ...],
+        *,
+        table_UI: Tensor | None = None,
+        position_TR: Tensor | None = None,
+        constant_RI: Tensor | None = None,
+        projected_UG: Tensor | None = None,
+    ) -> Tensor:
+        """Return the states of all steps, shape (T, R, H); those of finished rows are finite and mean nothing.
+
+        Args:
+            running: For each step the number of leading rows to compute; all at the first.
+            table_UI: Input vectors.
+            position_TR: The row of the table each step and row reads.
+            constant_RI: What each row reads at every step.
+            projected_UG: `project(table_UI)` if it is known already.
+        """
+        if not self.recurs:
+            return self._by_library(len(running), table_UI, position_TR, constant_RI)
+        if projected_UG is None and table_UI is not None:
+            projected_UG = self.project(table_UI)
+        weight_GI, weight_GH, bias_G, _ = self.weights
+        constant_RG = None
+        if constant_RI is not None:
+            # The bias counts once: with the table if there is one.
+            constant_RG = F.linear(
+                constant_RI, weight_GI[:, -constant_RI.shape[1] :], bias_G if projected_UG is None else None
+            )
+        inputs = (projected_UG, position_TR, constant_RG, weight_GH)
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+            return _Recurrence.apply(*inputs, running)
+        return _recur(*inputs, running, keep=False)[0]
+
+    def _by_library(
+        self, num_steps: int, table_UI: Tensor | None, position_TR: Tensor | None, constant_RI: Tensor | None
+    ) -> Tensor:
+        parts = []
+        if table_UI is not None and position_TR is not None:
+            parts.append(F.embedding(position_TR, table_UI))
+        if constant_RI is not None:
+            parts.append(constant_RI.expand(num_steps, -1, -1))
+        input_TRI = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return self.cell(input_TRI.to(self.weights[0].dtype))[0]
+
+
+def _multiply_dtype() -> torch.dtype:
+    """Return the precision of the matrix products: autocast's, if that is on."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+
+
+def _multiply_add(sum_NG: Tensor, a_NH: Tensor, b_HG: Tensor) -> None:
+    """Add a b to `sum_NG`, in b's precision."""
+    if b_HG.dtype == sum_NG.dtype:
+        sum_NG.addmm_(a_NH, b_HG)
+    else:
+        sum_NG.add_(a_NH.to(b_HG.dtype) @ b_HG)
+
+
+def _tanh_(x: Tensor) -> Tensor:
+    """Replace x by its hyperbolic tangent; torch's own takes three times as long as its sigmoid (AVX2)."""
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def _gates(gates_NG: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    input_, forget, cell, output = gates_NG.chunk(4, dim=1)
+    return input_, forget, cell, output
+
+
+@torch.no_grad()
+def _recur(
+    table_UG: Tensor | None,
+    position_TR: Tensor | None,
+    constant_RG: Tensor | None,
+    weight_GH: Tensor,
+    running: tuple[int, ...],
+    *,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run the recurrence.
+
+    Returns:
+        states_TRH, then with `keep` of every step, else of the last: gates_NG after activation, cells_NH, tanh of the cells.
+    """
+    num_rows, units = running[0], weight_GH.shape[1]
+    weight_HG = weight_GH.t().to(_multiply_dtype()).contiguous()
+    states_TRH = weight_GH.new_zeros(len(running), num_rows, units)
+    total = sum(running) if keep else num_rows
+    gates_NG, cells_NH = weight_GH.new_empty(total, 4 * units), weight_GH.new_zeros(total, units)
+    squashed_NH = torch.empty_like(cells_NH)
+    if table_UG is not None:
+        table_UG = table_UG.float()
+    previous = start = 0
+    for step, count in enumerate(running):
+        here = slice(start, start + count)
+        gates, cells, squashed = gates_NG[here], cells_NH[here], squashed_NH[here]
+        if table_UG is not None and position_TR is not None:
+            torch.index_select(table_UG, 0, position_TR[step, :count], out=gates)
+            if constant_RG is not None:
+                gates.add_(constant_RG[:count])
+        elif constant_RG is not None:
+            gates.copy_(constant_RG[:count])
+        if step:
+            _multiply_add(gates, states_TRH[step - 1, :count], weight_HG)
+        input_, forget, cell, output = _gates(gates)
+        gates[:, : 2 * units].sigmoid_()
+        _tanh_(cell)
+        output.sigmoid_()
+        torch.mul(forget, cells_NH[previous : previous + count], out=cells)
+        cells.addcmul_(input_, cell)
+        _tanh_(squashed.copy_(cells))
+        torch.mul(output, squashed, out=states_TRH[step, :count])
+        if keep:
+            previous, start = start, start + count
+    return states_TRH, gates_NG, cells_NH, squashed_NH
+
+
+class _Recurrence(torch.autograd.Function):
+    """The recurrence with its gradient: the weights' as one product over all steps."""
+
+    @staticmethod
+    def forward(ctx: Any, table_UG: Any, position_TR: Any, constant_RG: Any, weight_GH: Any, running: Any) -> Tensor:
+        states_TRH, *kept = _recur(table_UG, position_TR, constant_RG, weight_GH, running, keep=True)
+        ctx.save_for_backward(table_UG, position_TR, constant_RG, weight_GH, states_TRH, *kept)
+        ctx.running, ctx.dtype = running, _multiply_dtype()
+        return states_TRH
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TRH: Tensor) -> tuple[Tensor | None, ...]:
+        table_UG, position_TR, constant_RG, weight_GH, states_TRH, gates_NG, cells_NH, squashed_NH = ctx.saved_tensors
+        running = ctx.running
+        d_gates_NG = _gate_gradients(grad_TRH, gates_NG, cells_NH, squashed_NH, weight_GH.to(ctx.dtype), running)
+        d_table = d_constant = d_weight = None
+        if ctx.needs_input_grad[0]:
+            position_N = torch.cat([position_TR[step, :count] for step, count in enumerate(running)])
+            d_table = torch.zeros_like(table_UG, dtype=torch.float32).index_add_(0, position_N, d_gates_NG)
+            d_table = d_table.to(table_UG.dtype)
+        if ctx.needs_input_grad[2]:
+            d_constant = torch.zeros_like(constant_RG, dtype=torch.float32)
+            for count, d_gates in zip(running, d_gates_NG.split(running), strict=True):
+                d_constant[:count] += d_gates
+            d_constant = d_constant.to(constant_RG.dtype)
+        if ctx.needs_input_grad[3]:
+            before = [states_TRH[step, :count] for step, count in enumerate(running[1:])]
+            before_NH = torch.cat(before) if before else states_TRH.new_zeros(0, weight_GH.shape[1])
+            after_GN = d_gates_NG[running[0] :].t()
+            d_weight = (after_GN.to(ctx.dtype) @ before_NH.to(ctx.dtype)).to(weight_GH.dtype)
+        return d_table, None, d_constant, d_weight, None
+
+
+def _gate_gradients(
+    grad_TRH: Tensor,
+    gates_NG: Tensor,
+    cells_NH: Tensor,
+    squashed_NH: Tensor,
+    weight_GH: Tensor,
+    running: tuple[int, ...],
+) -> Tensor:
+    """Return the gradient of the gates before activation, shape (N, G), by backpropagation through time."""
+    sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+    units = weight_GH.shape[1]
+    d_gates_NG = torch.empty_like(gates_NG)
+    d_state_RH = gates_NG.new_zeros(running[0], units)
+    d_cell_RH = gates_NG.new_zeros(running[0], units)
+    product = gates_NG.new_empty(running[0], units)
+    starts = [0, *accumulate(running)]
+    for step in range(len(running) - 1, -1, -1):
+        count, start = running[step], starts[step]
+        here = slice(start, start + count)
+        input_, forget, cell, output = _gates(gates_NG[here])
+        d_input, d_forget, d_new, d_output = _gates(d_gates_NG[here])
+        squashed = squashed_NH[here]
+        d_state, d_cell, work = d_state_RH[:count], d_cell_RH[:count], product[:count]
+        d_state.add_(grad_TRH[step, :count])
+        torch.mul(d_state, squashed, out=work)
+        sigmoid_backward(work, output, grad_input=d_output)
+        torch.mul(d_state, output, out=work)
+        d_cell.add_(tanh_backward(work, squashed))
+        torch.mul(d_cell, cell, out=work)
+        sigmoid_backward(work, input_, grad_input=d_input)
+        torch.mul(d_cell, input_, out=work)
+        tanh_backward(work, cell, grad_input=d_new)
+        if step:
+            before = starts[step - 1]
+            torch.mul(d_cell, cells_NH[before : before + count], out=work)
+            sigmoid_backward(work, forget, grad_input=d_forget)
+            d_cell.mul_(forget)
+            if weight_GH.dtype == d_gates_NG.dtype:
+                torch.mm(d_gates_NG[here], weight_GH, out=d_state)
+            else:
+                d_state.copy_(d_gates_NG[here].to(weight_GH.dtype) @ weight_GH)
+        else:
+            d_forget.zero_()
+    return d_gates_NG
