@@ -1,0 +1,259 @@
+"""Settings of a training run. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lstm_embed.corpus.token_set import MAX_MIN_TOKENS
+from lstm_embed.errors import InputError
+from lstm_embed.model.config import PRESETS, ModelConfig
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Train an autoencoder on a token set.
+
+    The same command continues an interrupted run at the step it had reached. What the model becomes is decided by the token
+    set, the word vectors and the fields that `meaning` lists; workers, checkpoints and tracking may change from start to
+    start.
+    """
+
+    tokens: str
+    """Folder of the token set; local or s3://."""
+
+    vectors: str
+    """Folder of the word vectors, made for this token set's vocabulary; local or s3://."""
+
+    storage: str
+    """Folder that holds the runs; every node must see it (a shared file system or s3://)."""
+
+    run_name: str
+    """Name of the run and of its folder in the storage. The same name continues the run."""
+
+    preset: str = "default"
+    """Recipe the settings started from: default, large or original."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The model and what it is trained to do."""
+
+    epochs: int = 1
+    """Passes over the corpus, at least 1. More than a finished run had continues it with the schedule started anew."""
+
+    max_steps: int = 0
+    """Steps after which training ends even inside an epoch; 0 for no limit."""
+
+    group_size: int = 128
+    """Sentences that are each other's negatives, an even number of at least 2."""
+
+    groups_per_step: int = 8
+    """Groups whose mean gradient makes one step, at least 1; as many workers can share the work of a step."""
+
+    min_tokens: int = 4
+    """Least tokens of a sentence that is trained on, 1 to 8."""
+
+    buffer_sentences: int = 262_144
+    """Sentences that are shuffled and sorted by length at a time, at least 1; bounds memory and randomness."""
+
+    learning_rate: float = 1e-3
+    """Largest learning rate of Adam, above 0."""
+
+    word_weight_rate: float = 20.0
+    """Factor on the learning rate for the learned word weights, at least 0."""
+
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises from 0, at least 0."""
+
+    final_rate: float = 0.05
+    """Share of the learning rate that the linear decay ends at, 0 to 1; 1 for a constant rate."""
+
+    clip: float = 1.0
+    """Largest norm of the gradient, longer ones are shortened; 0 for no limit."""
+
+    precision: Precision = "auto"
+    """Arithmetic of the matrix products: fp32, bf16, fp16 (GPU only), or auto: bf16 where the hardware is fast at it."""
+
+    seed: int = 0
+    """Start of all chance: initial weights, order, noise, drawn negatives; at least 0."""
+
+    validation_sentences: int = 8192
+    """Held-out sentences on which the loss is measured, at least 0."""
+
+    validate_steps: int = 1000
+    """Steps between validations, at least 0; one is always made at the end of an epoch. Each is saved as a checkpoint."""
+
+    num_workers: str = "1"
+    """Workers, each with one CPU or GPU: a number, or a range such as 1:8 that follows the cluster's size."""
+
+    gpu: bool = False
+    """Give each worker one GPU."""
+
+    cpus_per_worker: int = 1
+    """CPUs each worker reserves, at least 1."""
+
+    torch_threads: int = 1
+    """Threads of torch in each worker, at least 1; more than one is slower on busy machines."""
+
+    checkpoint_every: str = "10m"
+    """How often a checkpoint is written besides those of validations: steps (500) or time (10m, 90s)."""
+
+    keep: int = 3
+    """Checkpoints that are kept, at least 1: the best ones, and the latest always."""
+
+    max_failures: int = 8
+    """Worker failures after which the run gives up, at least 0; -1 for never."""
+
+    init_from: str = ""
+    """Start a new run from the weights of this checkpoint, run or model folder; words are matched by spelling."""
+
+    from_checkpoint: str = ""
+    """Go back to this older checkpoint of the run; newer ones are deleted. Done once: later starts go on from there."""
+
+    log_steps: int = 10
+    """Steps between lines of metrics.jsonl, at least 1; each line holds means over them."""
+
+    cache_dir: str = ""
+    """Local folder for parts of a remote token set; empty for one in the system's temporary folder."""
+
+    cache_bytes: int = 20_000_000_000
+    """Most bytes of remote parts kept on each node, at least 0."""
+
+    wandb_project: str = ""
+    """Weights & Biases project; empty for none."""
+
+    wandb_entity: str = ""
+    """Weights & Biases user or team; empty for the key's own."""
+
+    wandb_tags: tuple[str, ...] = ()
+    """Tags of the Weights & Biases run."""
+
+    wandb_mode: WandbMode = "auto"
+    """auto is online with an API key and offline without; or online, offline, disabled."""
+
+    wandb_model: bool = False
+    """Upload the model folder as an artifact at the end."""
+
+    wandb_text: bool = False
+    """Send example reconstructions and neighbours after each validation; they are sentences of your corpus."""
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _RANGES.items():
+            _check_number(self, name, least, most)
+        if self.group_size % 2:
+            raise _wrong(self, "group_size", "an even number of at least 2")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(self.run_name)) and isinstance(self.run_name, str):
+            raise _wrong(self, "run_name", "letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise _wrong(self, "precision", "auto, fp32, bf16 or fp16")
+        if self.precision == "fp16" and not self.gpu:
+            raise _wrong(self, "precision", "fp32 or bf16 without --gpu")
+        if self.wandb_mode not in ("auto", "online", "offline", "disabled"):
+            raise _wrong(self, "wandb_mode", "auto, online, offline or disabled")
+        if self.init_from and self.from_checkpoint:
+            raise _wrong(self, "from_checkpoint", "nothing beside --init-from")
+        _ = self.checkpoint_interval
+        if self.workers[1] > self.groups_per_step:
+            raise _wrong(
+                self, "num_workers", f"at most --groups-per-step {self.groups_per_step}, since groups are not shared"
+            )
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """Least and largest number of workers."""
+        match = re.fullmatch(r"(\d+)(?::(\d+))?", str(self.num_workers))
+        least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= least <= most:
+            raise _wrong(self, "num_workers", "a number of at least 1, or a range such as 1:8")
+        return least, most
+
+    @property
+    def checkpoint_interval(self) -> tuple[int, float]:
+        """Steps and seconds between checkpoints; 0 for the one that does not count."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([sm]?)", self.checkpoint_every)
+        value = float(match[1]) if match else 0.0
+        if not match or value <= 0 or (not match[2] and value != int(value)):
+            raise _wrong(self, "checkpoint_every", "steps such as 500, or a time such as 10m or 90s")
+        return (0, value * {"s": 1, "m": 60}[match[2]]) if match[2] else (int(value), 0.0)
+
+    def meaning(self) -> dict[str, Any]:
+        """Return the fields that decide what the model becomes, besides the data, the precision and the length."""
+        values = {name: getattr(self, name) for name in _MEANING}
+        return {**values, **{f"model.{name}": value for name, value in self.model.to_dict().items()}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-like values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def for_preset(cls, name: str, **fields: Any) -> TrainingConfig:
+        """Return the settings a preset stands for, with some fields changed.
+
+        Raises:
+            InputError: if there is no such preset.
+        """
+        if name not in PRESETS:
+            raise InputError(f"preset is {name!r}; expected one of {', '.join(PRESETS)} (--preset)")
+        return cls(**{"preset": name, "model": PRESETS[name](), **_PRESET_FIELDS.get(name, {}), **fields})
+
+
+_PRESET_FIELDS: dict[str, dict[str, Any]] = {
+    # Keras' Adam: a constant rate, no clipping, every sentence.
+    "original": {"warmup_steps": 0, "final_rate": 1.0, "clip": 0.0, "min_tokens": 1},
+}
+"""What a preset changes beside the model."""
+
+_MEANING = (
+    "group_size",
+    "groups_per_step",
+    "min_tokens",
+    "buffer_sentences",
+    "learning_rate",
+    "word_weight_rate",
+    "warmup_steps",
+    "final_rate",
+    "clip",
+    "seed",
+    "validation_sentences",
+    "validate_steps",
+)
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, math.inf),
+    "max_steps": (0, math.inf),
+    "group_size": (2, math.inf),
+    "groups_per_step": (1, math.inf),
+    "min_tokens": (1, MAX_MIN_TOKENS),
+    "buffer_sentences": (1, math.inf),
+    "learning_rate": (1e-12, math.inf),
+    "word_weight_rate": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "final_rate": (0, 1),
+    "clip": (0, math.inf),
+    "seed": (0, 2**63 - 1),
+    "validation_sentences": (0, math.inf),
+    "validate_steps": (0, math.inf),
+    "cpus_per_worker": (1, math.inf),
+    "torch_threads": (1, math.inf),
+    "keep": (1, math.inf),
+    "max_failures": (-1, math.inf),
+    "log_steps": (1, math.inf),
+    "cache_bytes": (0, math.inf),
+}
+
+
+def _check_number(config: TrainingConfig, name: str, least: float, most: float) -> None:
+    value = getattr(config, name)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not least <= value <= most:
+        bounds = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+        raise _wrong(config, name, f"a number of {bounds}" if most == math.inf else f"a number from {bounds}")
+
+
+def _wrong(config: TrainingConfig, name: str, expected: str) -> ValueError:
+    return ValueError(f"{name} is {getattr(config, name)!r}; expected {expected} (--{name.replace('_', '-')})")

@@ -1,0 +1,272 @@
+"""Reads what the batch plan asks for and makes groups of it, ahead of the training and in its own threads.
+
+No torch here: what turns groups into tensors is handed in. Memory holds two buffers and a few steps; of a remote token set only
+the parts of these buffers are fetched, into a cache of bounded size that all workers of a node share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from lstm_embed import storage
+from lstm_embed.corpus.token_set import PartInfo, TokenSet
+from lstm_embed.model.group import FIRST_WORD, Group, NegativeSampler, drop_words
+from lstm_embed.training import batches
+from lstm_embed.training.batches import BatchPlan, Buffer, IntArray, owned_groups
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRules:
+    """How the sentences of an item become rows of a group."""
+
+    min_tokens: int
+    max_tokens: int
+    """Tokens of a sentence that are used."""
+    noise: float
+    """Share of the input words that are dropped."""
+    num_negatives: int
+    """Words drawn as further candidates of the softmax."""
+
+
+@dataclass(frozen=True)
+class Step(Generic[T]):
+    """One worker's share of a step.
+
+    Attributes:
+        step: Its number.
+        epoch: Its epoch.
+        num_groups: Groups of the whole step.
+        num_sentences: Sentences of the whole step.
+        num_tokens: Tokens of the whole step that are used.
+        owned: Numbers of the groups this worker computes.
+        groups: These groups, as the loader's `transform` returned them.
+    """
+
+    step: int
+    epoch: int
+    num_groups: int
+    num_sentences: int
+    num_tokens: int
+    owned: tuple[int, ...]
+    groups: T
+
+
+class Loader(Generic[T]):
+    """Yields one worker's share of the steps of a run.
+
+    Args:
+        tokens: The token set.
+        plan: Of the run.
+        rules: How groups are made.
+        cache: Where remote parts are kept.
+        rank: Number of this worker.
+        world_size: Number of workers.
+        transform: Applied to the groups of a step in the loader's threads.
+        threads: Threads that make groups.
+        ahead: Steps that are made before they are asked for.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenSet,
+        plan: BatchPlan,
+        rules: GroupRules,
+        cache: PartCache,
+        *,
+        rank: int,
+        world_size: int,
+        transform: Callable[[list[Group]], T],
+        threads: int = 1,
+        ahead: int = 4,
+    ) -> None:
+        self.plan = plan
+        self._tokens = tokens
+        self._rules = rules
+        self._cache = cache
+        self._rank = rank
+        self._world_size = world_size
+        self._transform = transform
+        self._threads = threads
+        self._ahead = ahead
+        self._sampler = NegativeSampler(tokens.vocabulary.counts)
+
+    def steps(self, start: int, stop: int) -> Iterator[Step[T]]:
+        """Yield the steps from `start` to before `stop`; closing the iterator ends its threads."""
+        with _threads(1, "buffers") as readers, _threads(self._threads, "groups") as makers:
+            yield from _ahead(makers, self._make, self._cuts(readers, start, stop), self._ahead)
+
+    def validation(self, num_sentences: int) -> tuple[int, list[tuple[int, T]]]:
+        """Return how many validation groups there are, and this worker's share of them with their numbers."""
+        parts, num_items = batches.validation_parts(self._tokens, self._rules.min_tokens, num_sentences)
+        buffer = self._read([self._tokens.parts[n] for n in parts], 0, held_out=True).head(num_items)
+        groups = batches.cut_evenly(buffer.lengths, self.plan.items_per_group)
+        mine = owned_groups(len(groups), self._rank, self._world_size)
+        return len(groups), [
+            (n, self._transform([self._group(buffer, groups[n], batches.validation_noise(n), noise=0.0)])) for n in mine
+        ]
+
+    def _cuts(
+        self, readers: ThreadPoolExecutor, start: int, stop: int
+    ) -> Iterator[tuple[int, int, Buffer, list[IntArray]]]:
+        """Yield step, epoch, buffer and groups of each step; the next buffer is read while one is used."""
+        if start >= stop:
+            return
+        at = self.plan.locate(start)
+        skip, step = at.index, start
+        for epoch, buffer, steps in _ahead(readers, self._open, self._buffers(at.epoch, at.buffer), 2):
+            for groups in steps[skip:]:
+                yield step, epoch, buffer, groups
+                step += 1
+                if step == stop:
+                    return
+            skip = 0
+
+    def _buffers(self, epoch: int, buffer: int) -> Iterator[tuple[int, int]]:
+        while True:
+            for number in range(buffer, len(self.plan.epoch(epoch).parts)):
+                yield epoch, number
+            epoch, buffer = epoch + 1, 0
+
+    def _open(self, where: tuple[int, int]) -> tuple[int, Buffer, list[list[IntArray]]]:
+        epoch, number = where
+        parts = [self._tokens.parts[n] for n in self.plan.epoch(epoch).parts[number]]
+        buffer = self._read(parts, epoch % 2, held_out=False)
+        return epoch, buffer, self.plan.cut(epoch, number, buffer.lengths)
+
+    def _read(self, parts: Sequence[PartInfo], parity: int, *, held_out: bool) -> Buffer:
+        with self._cache.open(parts) as paths:
+            return batches.read_buffer(
+                parts,
+                paths,
+                min_tokens=self._rules.min_tokens,
+                holdout_every=self._tokens.holdout_every,
+                parity=parity,
+                held_out=held_out,
+            )
+
+    def _make(self, cut: tuple[int, int, Buffer, list[IntArray]]) -> Step[T]:
+        step, epoch, buffer, groups = cut
+        owned = tuple(owned_groups(len(groups), self._rank, self._world_size))
+        noise = self._rules.noise
+        made = [self._group(buffer, groups[n], self.plan.noise(step, n), noise=noise) for n in owned]
+        items = np.concatenate(groups)
+        rows = np.concatenate([buffer.first[items], buffer.second[items][buffer.second[items] >= 0]])
+        tokens = np.minimum(buffer.starts[rows + 1] - buffer.starts[rows], self._rules.max_tokens)
+        return Step(step, epoch, len(groups), len(rows), int(tokens.sum()), owned, self._transform(made))
+
+    def _group(self, buffer: Buffer, items: IntArray, rng: np.random.Generator, *, noise: float) -> Group:
+        # As `make_group` does, but without touching sentences one by one.
+        rows, partners = buffer.rows(items)
+        ids, lengths = buffer.padded(rows, self._rules.max_tokens)
+        keep = drop_words(ids, noise, rng) if noise else np.ones(ids.shape, np.bool_)
+        negatives = self._sampler.draw(self._rules.num_negatives, rng)
+        return Group(
+            ids_BT=ids,
+            lengths_B=lengths,
+            keep_BT=keep,
+            partner_B=partners,
+            article_B=buffer.article[rows],
+            candidates_C=_distinct(np.concatenate([ids[ids >= FIRST_WORD].astype(np.int64), negatives])),
+        )
+
+
+def _distinct(values: IntArray) -> IntArray:
+    """Return the distinct values in order; for a few thousand of them much faster than `np.unique`."""
+    values.sort()
+    return values[np.concatenate([np.ones(1, np.bool_), values[1:] != values[:-1]])[: len(values)]]
+
+
+class PartCache:
+    """Local copies of remote parts; local parts are read where they are.
+
+    Args:
+        directory: Local folder, shared by the workers of a node; empty for one in the system's temporary folder.
+        max_bytes: Copies that were not used for longest are deleted above that, but never one in use.
+    """
+
+    def __init__(self, directory: str, max_bytes: int) -> None:
+        self._directory = directory or os.path.join(tempfile.gettempdir(), f"lstm_embed-parts-{os.getuid()}")
+        self._max_bytes = max_bytes
+
+    @contextlib.contextmanager
+    def open(self, parts: Sequence[PartInfo]) -> Iterator[list[str]]:
+        """Return local paths of parts, which stay there for the length of a `with` block."""
+        with contextlib.ExitStack() as held:
+            yield [self._open_one(part, held) if storage.is_remote(part.path) else part.path for part in parts]
+
+    def _open_one(self, part: PartInfo, held: contextlib.ExitStack) -> str:
+        os.makedirs(self._directory, exist_ok=True)
+        key = hashlib.sha256(f"{part.path}\n{part.identity}".encode()).hexdigest()[:32]
+        path = os.path.join(self._directory, f"{key}.parquet")
+        # One worker fetches, the others wait for it; all keep a shared lock while they read, so nobody deletes it.
+        with _locked(f"{path}.lock", fcntl.LOCK_EX):
+            if not os.path.exists(path):
+                self._evict(storage.info(part.path).size)
+                storage.copy_file(part.path, path)
+            os.utime(path)
+        held.enter_context(_locked(f"{path}.lock", fcntl.LOCK_SH))
+        if not os.path.exists(path):
+            return self._open_one(part, held)
+        return path
+
+    def _evict(self, incoming: int) -> None:
+        copies = []
+        for entry in os.scandir(self._directory):
+            # Another worker may delete a copy just now.
+            with contextlib.suppress(FileNotFoundError):
+                if entry.name.endswith(".parquet") and not entry.name.startswith("."):
+                    copies.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
+        copies.sort()
+        total = incoming + sum(size for _, size, _ in copies)
+        for _, size, path in copies:
+            if total <= self._max_bytes:
+                return
+            with contextlib.suppress(BlockingIOError), _locked(f"{path}.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                total -= size
+
+
+@contextlib.contextmanager
+def _locked(path: str, operation: int) -> Iterator[None]:
+    # Lock files are never deleted: a deleted one could be locked by two processes at once.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _threads(number: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(number, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ahead(pool: ThreadPoolExecutor, make: Callable[[Any], R], items: Iterable[Any], ahead: int) -> Iterator[R]:
+    """Yield `make(item)` in order, with `ahead` of them under way in the threads of `pool`."""
+    pending: deque[Future[R]] = deque()
+    for item in items:
+        pending.append(pool.submit(make, item))
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

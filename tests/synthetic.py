@@ -1,0 +1,123 @@
+"""Small made-up token sets and word vectors with something to learn in them, written as the real jobs write theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save
+
+from lstm_embed import storage
+from lstm_embed.corpus.token_set import KIND, SCHEMA, VOCABULARY, TokenSet, count_items
+from lstm_embed.corpus.vocabulary import SPECIAL_WORDS, Vocabulary
+from lstm_embed.ledger import fingerprint, seal
+
+NUM_TOPICS = 8
+
+
+def write_token_set(
+    path: str,
+    *,
+    num_articles: int = 60,
+    num_parts: int = 3,
+    num_words: int = 200,
+    max_tokens: int = 20,
+    max_sentences: int = 9,
+    holdout_every: int = 10,
+    seed: int = 0,
+) -> TokenSet:
+    """Write a finished token set: every article has a topic, and sentences take half their words from its words.
+
+    Args:
+        path: Its folder.
+        num_articles: Articles of each part.
+        num_parts: Parts.
+        num_words: Words of the vocabulary, without the special ones.
+        max_tokens: Most tokens of a sentence.
+        max_sentences: Most sentences of an article.
+        holdout_every: Every n-th article is held out.
+        seed: Start of all chance.
+    """
+    path = storage.resolve(path)
+    rng = np.random.default_rng(seed)
+    tables = [_part(rng, num_articles, num_words, max_tokens, max_sentences) for _ in range(num_parts)]
+    ids = np.concatenate([table["ids"].combine_chunks().flatten().to_numpy() for table in tables])
+    counts = np.bincount(ids, minlength=num_words + 2)
+    vocabulary = make_vocabulary(num_words, counts)
+    vocabulary.save(storage.join(path, VOCABULARY))
+    parts = []
+    for number, table in enumerate(tables):
+        name = f"part-{number:08d}-0000.parquet"
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        storage.write_bytes(storage.join(path, "parts", name), sink.getvalue())
+        lengths = table["ids"].combine_chunks().value_lengths().to_numpy()
+        items = count_items(table["article"].to_numpy(), lengths, holdout_every)
+        stats = {"items": items, "tokens": int(lengths.sum())}
+        parts.append(
+            {
+                "name": name,
+                "rows": len(table),
+                "stats": stats,
+                "fingerprint": f"{seed}-{number}",
+                "input_digest": "none",
+            }
+        )
+    text = {"profile": "default", "language": "en", "split": "sentencex", "max_tokens": 512}
+    manifest = {
+        "format": 1,
+        "kind": KIND,
+        "fingerprint": fingerprint([text, parts, vocabulary.fingerprint]),
+        "settings": {"text": text},
+        "holdout_every": holdout_every,
+        "vocabulary": vocabulary.fingerprint,
+        "rows": sum(part["rows"] for part in parts),
+        "totals": {"tokens": int(counts.sum())},
+        "parts": parts,
+    }
+    storage.write_json(storage.join(path, "manifest.json"), manifest)
+    return TokenSet.open(path)
+
+
+def make_vocabulary(num_words: int, counts: npt.ArrayLike) -> Vocabulary:
+    """Return a vocabulary of made-up words."""
+    return Vocabulary([*SPECIAL_WORDS, *(f"w{n}" for n in range(num_words))], counts)
+
+
+def write_word_vectors(path: str, vocabulary: Vocabulary, dimension: int = 16, seed: int = 0) -> str:
+    """Write a word vectors folder with random vectors; return its path."""
+    path = storage.resolve(path)
+    vectors = np.random.default_rng(seed).normal(size=(len(vocabulary), dimension)).astype(np.float32)
+    vectors[:2] = 0.0
+    storage.write_bytes(storage.join(path, "vectors.safetensors"), save({"vectors": vectors}))
+    vocabulary.save(storage.join(path, VOCABULARY))
+    storage.write_json(storage.join(path, "config.json"), {"dimension": dimension})
+    seal(path, kind="word_vectors", fingerprint=fingerprint([seed, dimension, vocabulary.fingerprint]))
+    return path
+
+
+def _part(rng: np.random.Generator, num_articles: int, num_words: int, max_tokens: int, max_sentences: int) -> pa.Table:
+    fields = [field for field in SCHEMA if field.name != "text"]
+    columns: dict[str, list[object]] = {field.name: [] for field in fields}
+    for article in range(num_articles):
+        topic = rng.integers(NUM_TOPICS)
+        own = np.arange(2 + topic, num_words + 2, NUM_TOPICS)
+        position = 0
+        for sentence in range(int(rng.integers(1, max_sentences + 1))):
+            length = int(rng.integers(1, max_tokens + 1))
+            ids = np.where(rng.random(length) < 0.5, rng.choice(own, length), rng.integers(1, num_words + 2, length))
+            row = {
+                "article": article,
+                "article_id": f"a{article}",
+                "title": f"title {article}",
+                "article_hash": article.to_bytes(16, "big"),
+                "sentence": sentence,
+                "start": position,
+                "end": position + 5 * length,
+                "ids": ids.astype(np.int32),
+            }
+            for name, value in row.items():
+                columns[name].append(value)
+            position += 5 * length + 1
+    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in fields}, pa.schema(fields))
