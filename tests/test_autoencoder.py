@@ -448,7 +448,7 @@ def test_training_lowers_the_loss_and_brings_the_words_back(change: dict[str, An
     before = model.eval().loss(group)
     assert before.accuracy is not None
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=2e-2)
-    for _ in range(60):
+    for _ in range(100):
         optimizer.zero_grad()
         model.train().loss(group).total.backward()
         optimizer.step()
@@ -460,8 +460,8 @@ def test_training_lowers_the_loss_and_brings_the_words_back(change: dict[str, An
         words = model.decode(model.encode(*padded(SENTENCES)).code_RD, 3)
     assert words.shape == (6, 3)
     assert words.min() >= 2
-    if change == {"decoder": "repeat", "reconstruction": "softmax"}:
-        assert words[0].tolist() == SENTENCES[0][:3]
+    if config.decoder != "bag":
+        assert words[4].tolist() == SENTENCES[4][:3]
 
 
 def test_a_model_without_a_decoder_says_that_it_cannot_decode() -> None:
