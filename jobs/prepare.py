@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launch import main, run_unit_job
-
 from lstm_embed.corpus.config import PrepareConfig
+
+from launch import main, run_unit_job
 
 if TYPE_CHECKING:
     from lstm_embed.progress import Summary

@@ -1,0 +1,58 @@
+"""Find the embedded sentences nearest to a query, exactly. Needs no Ray."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from lstm_embed.embedding.config import SearchConfig
+
+from console import Console
+from launch import main
+
+if TYPE_CHECKING:
+    from lstm_embed.embedding.search import Hit
+
+
+def run(config: SearchConfig) -> None:
+    """Search and print the hits of each query."""
+    from lstm_embed.embedding.search import search
+    from lstm_embed.embedding.vectors import Embeddings, encode_queries
+    from lstm_embed.errors import FingerprintMismatch
+    from lstm_embed.model.encoder import SentenceEncoder
+
+    queries = list(config.query)
+    if config.queries:
+        with open(config.queries, encoding="utf-8") as file:
+            queries += [line.strip() for line in file if line.strip()]
+    embeddings = Embeddings(config.embeddings)
+    encoder = SentenceEncoder.load(config.model)
+    if encoder.fingerprint != embeddings.model_fingerprint:
+        raise FingerprintMismatch(
+            f"{embeddings.path} was made with the model {embeddings.model_fingerprint[:8]}, {config.model} is the model "
+            f"{encoder.fingerprint[:8]}; search with the model that made the vectors, or embed again"
+        )
+    vectors = encode_queries(encoder, queries)
+    for query, vector in zip(queries, vectors, strict=True):
+        if not vector.any():
+            Console().note(f"no word of the query {query!r} is known to the model; it has no hits")
+    for query, hits in zip(queries, search(embeddings, vectors, config.top_k), strict=True):
+        print_hits(query, hits, as_json=config.json)
+
+
+def print_hits(query: str, hits: list[Hit], *, as_json: bool = False) -> None:
+    """Print the hits of one query as a table or as JSON lines."""
+    if as_json:
+        for rank, hit in enumerate(hits, 1):
+            print(
+                json.dumps({"query": query, "rank": rank, "score": round(hit.score, 6), **hit.row}, ensure_ascii=False)
+            )
+        return
+    print(f"{query}")
+    for hit in hits:
+        title = hit.row.get("title") or hit.row.get("article_id") or ""
+        print(f"  {hit.score:.3f}  {title[:30]:<30}  {(hit.row.get('text') or '')[:120]}")
+
+
+if __name__ == "__main__":
+    main(SearchConfig, run, __doc__)

@@ -1,0 +1,197 @@
+"""The Ray Data pipeline from a MediaWiki dump to articles as JSON lines, as wikiextractor writes them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lstm_embed import storage
+from lstm_embed.corpus.config import ExtractConfig
+from lstm_embed.corpus.dump import Article, UnitReader, dump_units, read_unit
+from lstm_embed.distribute import run_units
+from lstm_embed.errors import InputError
+from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Span, Unit, Work
+from lstm_embed.ledger.parts import MAX_LISTED_REJECTIONS, read_record
+from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.progress import SILENT, Reporter, Summary
+
+KIND = "articles"
+FORMAT = 1
+"""Version of the parts' content; raised by hand when the cleaner would give another text."""
+
+
+def extract(config: ExtractConfig, report: Reporter = SILENT) -> Summary:
+    """Make or bring up to date the articles of a dump; Ray must be running unless nothing is left to do.
+
+    Raises:
+        FileNotFoundError: if there is no dump at the path.
+        InputError: if the input is no dump or the output folder is of another kind.
+        TooMuchRejected: if more was rejected than the config allows.
+        OutputBusy: if another job writes the folder.
+    """
+    job = ExtractJob(config)
+    work = job.compare()
+    return job.summary(0.0, already_done=True) if work.finished else job.run(work, report)
+
+
+class ExtractJob:
+    """One call of `extract`: its books."""
+
+    def __init__(self, config: ExtractConfig) -> None:
+        self.config = config
+        self.output = storage.resolve(config.output)
+        settings = {"content_format": FORMAT, "part_bytes": config.part_bytes}
+        self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config), suffix=".jsonl.gz")
+
+    def compare(self) -> Work:
+        """Tell what is left to do."""
+        path = storage.resolve(self.config.input)
+        if ".xml" not in storage.name(path):
+            raise InputError(f"{path} is not named like a MediaWiki dump; expected .xml in its name, as in pages.xml.bz2")
+        return self.ledger.compare([storage.info(path)], self._cut, prune=self.config.prune)
+
+    def _cut(self, files: Sequence[storage.FileInfo]) -> list[tuple[Span, ...]]:
+        return [
+            (Span(file.path, start, end, file.size, file.stamp),)
+            for file in files
+            for start, end in dump_units(file.path, self.config.unit_bytes)
+        ]
+
+    def run(self, work: Work, report: Reporter = SILENT) -> Summary:
+        """Do what `compare` found to be left."""
+        started = time.monotonic()
+        with self.ledger.writing(work) as owner:
+            work = self.ledger.remaining(work)
+            new = self._extract(work, report)
+            owner.check()
+            self.ledger.finish(work, new, max_bad_fraction=self.config.max_bad_fraction, extra={})
+        return self.summary(time.monotonic() - started, already_done=False)
+
+    def _extract(self, work: Work, report: Reporter) -> dict[int, list[PartRecord]]:
+        task = ExtractTask(config=self.config, store=self.ledger.store)
+        total = sum(unit.size for unit in work.units)
+        sizes = {unit.number: unit.size for unit in work.pending}
+        done = total - sum(sizes.values())
+        articles = 0
+        new: dict[int, list[PartRecord]] = {}
+        report.progress("extract", done / 1e6, total / 1e6, "MB")
+        for records in run_units(work.pending, task):
+            number = records[-1].unit
+            new[number] = [*work.records.get(number, []), *records]
+            done += sizes[number]
+            articles += sum(record.rows for record in records)
+            report.progress("extract", done / 1e6, total / 1e6, "MB", articles=articles)
+        return new
+
+    def summary(self, seconds: float, *, already_done: bool) -> Summary:
+        """Return what the finished folder holds."""
+        manifest = read_manifest(self.output, kind=KIND)
+        totals = manifest["totals"]
+        facts = {"pages": totals["pages"], **{f"skipped ({why})": n for why, n in sorted(totals["skipped"].items())}}
+        facts |= {"rejected": sum(totals["rejected"].values()), "MB of text": totals["bytes"] / 1e6}
+        return Summary(
+            stage="extract",
+            output=self.output,
+            rows=manifest["rows"],
+            row_name="articles",
+            seconds=seconds,
+            already_done=already_done,
+            facts=facts,
+        )
+
+    def sample_rate(self, work: Work, seconds: float = 3.0) -> float:
+        """Return the stored bytes a second that one CPU works through, measured on the first pending unit."""
+        started = time.monotonic()
+        read = 0
+        for unit in work.pending[:1]:
+            reader = _reader(unit, 0)
+            for _ in reader:
+                read = reader.num_read
+                if time.monotonic() - started > seconds:
+                    break
+        return read / max(time.monotonic() - started, 1e-9)
+
+
+def _reader(unit: Unit, skip_pages: int) -> UnitReader:
+    span = unit.spans[0]
+    now = storage.info(span.path)
+    if (now.size, now.stamp) != (span.size, span.stamp):
+        raise InputError(f"{span.path} changed while the job ran; run the command again when it is at rest")
+    return read_unit(span.path, span.start, span.end, skip_pages=skip_pages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractTask:
+    """What a worker does with one unit: yields the records of the parts it commits, from the first missing one on."""
+
+    config: ExtractConfig
+    store: PartStore
+
+    def __call__(self, unit: Unit) -> Iterator[PartRecord]:
+        earlier = [read_record(self.store.path(unit.number, part)) for part in range(unit.committed)]
+        old = [record.stats for record in earlier if record]
+        reader = _reader(unit, sum(stats["pages"] for stats in old))
+        known_rejections = sum(sum(stats["rejected"].values()) for stats in old)
+        rejected: list[Rejected] = []
+        unlisted = 0
+        number = unit.committed
+        part = _PartBuffer(reader)
+        for item in reader:
+            if isinstance(item, Rejected):
+                if known_rejections:
+                    known_rejections -= 1  # counted in a part that is committed; listed again
+                else:
+                    part.rejected[item.reason] += 1
+                if len(rejected) < MAX_LISTED_REJECTIONS:
+                    rejected.append(item)
+                else:
+                    unlisted += 1
+                continue
+            if part.size >= self.config.part_bytes:
+                # The article in hand belongs to the next part, so this one is not the last.
+                yield self._commit(unit, number, part, last=False, ahead=1)
+                number, part = number + 1, _PartBuffer(reader, ahead=1)
+            part.add(item)
+        self.store.write_quarantine(unit.number, rejected, unlisted, self.config.quarantine_text)
+        yield self._commit(unit, number, part, last=True, ahead=0)
+
+    def _commit(self, unit: Unit, number: int, part: _PartBuffer, *, last: bool, ahead: int) -> PartRecord:
+        record = self.store.record(
+            unit.number, number, last=last, rows=len(part.lines), input_digest=part.digest(), stats=part.stats(ahead)
+        )
+        self.store.write_lines(record, b"".join(part.lines))
+        return record
+
+
+class _PartBuffer:
+    """Lines of the part that is being made, and what was read for it."""
+
+    def __init__(self, reader: UnitReader, ahead: int = 0) -> None:
+        self._reader = reader
+        self._pages_before = reader.num_pages - ahead
+        self._skipped_before = Counter(reader.skipped)
+        self.lines: list[bytes] = []
+        self.size = 0
+        self.rejected: Counter[str] = Counter()
+
+    def add(self, article: Article) -> None:
+        line = article.to_json().encode("utf-8") + b"\n"
+        self.lines.append(line)
+        self.size += len(line)
+
+    def digest(self) -> str:
+        return self._reader.digest()
+
+    def stats(self, ahead: int) -> dict[str, Any]:
+        skipped = Counter(self._reader.skipped)
+        skipped.subtract(self._skipped_before)
+        return {
+            "records": len(self.lines),
+            "pages": self._reader.num_pages - ahead - self._pages_before,
+            "bytes": self.size,
+            "skipped": {reason: count for reason, count in sorted(skipped.items()) if count},
+            "rejected": dict(sorted(self.rejected.items())),
+        }
