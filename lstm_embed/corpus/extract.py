@@ -50,7 +50,9 @@ class ExtractJob:
         """Tell what is left to do."""
         path = storage.resolve(self.config.input)
         if ".xml" not in storage.name(path):
-            raise InputError(f"{path} is not named like a MediaWiki dump; expected .xml in its name, as in pages.xml.bz2")
+            raise InputError(
+                f"{path} is not named like a MediaWiki dump; expected .xml in its name, as in pages.xml.bz2"
+            )
         return self.ledger.compare([storage.info(path)], self._cut, prune=self.config.prune)
 
     def _cut(self, files: Sequence[storage.FileInfo]) -> list[tuple[Span, ...]]:

@@ -21,7 +21,7 @@ from lstm_embed.ledger.owner import Owner, owned
 from lstm_embed.ledger.parts import PartRecord, PartStore
 from lstm_embed.ledger.sealed import FORMAT, MANIFEST, fingerprint, provenance, read_manifest
 
-_READERS = 32
+READERS = 32
 """Threads that read the records of parts; the work is waiting for the store."""
 
 
@@ -122,7 +122,7 @@ class Ledger:
         planned, next_number = read_plan(self.output)
         now = {file.path: file for file in files}
         known = {span.path: span for unit in planned.values() for span in unit.spans}
-        changed = {p for p, span in known.items() if p in now and _differs(span, now[p])}
+        changed = {p for p, span in known.items() if p in now and differs(span, now[p])}
         vanished = sorted(set(known) - set(now))
         stale = changed | (set(vanished) if prune else set())
         retired = sorted(n for n, unit in planned.items() if any(span.path in stale for span in unit.spans))
@@ -210,7 +210,7 @@ class Ledger:
         for unit in work.units:
             for record in records[unit.number]:
                 manifest_parts.append({"name": record.stem + self.store.suffix, **asdict(record)})
-                _add(totals, record.stats)
+                add_counts(totals, record.stats)
         check_rejected(totals, max_bad_fraction, self.output)
         manifest = {
             "format": FORMAT,
@@ -276,17 +276,22 @@ def is_complete(records: Sequence[PartRecord] | None) -> bool:
     return records is not None and len(records) > 0 and records[-1].last
 
 
-def _committed(store: PartStore, numbers: set[int]) -> dict[int, list[PartRecord]]:
-    """Return for each unit the records of its committed parts from the first one on, without gaps."""
+def read_records(store: PartStore, numbers: set[int]) -> list[PartRecord]:
+    """Return the records of all whole parts of some units, in order."""
     wanted = [
         file.path
         for file in storage.list_files(store.folder)
         if (named := parts.parse_name(storage.name(file.path))) and named[0] in numbers
     ]
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         found = [record for record in pool.map(parts.read_record, wanted) if record]
+    return sorted(found, key=lambda record: (record.unit, record.part))
+
+
+def _committed(store: PartStore, numbers: set[int]) -> dict[int, list[PartRecord]]:
+    """Return for each unit the records of its committed parts from the first one on, without gaps."""
     by_unit: dict[int, list[PartRecord]] = {}
-    for record in sorted(found, key=lambda record: (record.unit, record.part)):
+    for record in read_records(store, numbers):
         chain = by_unit.setdefault(record.unit, [])
         closed = bool(chain) and chain[-1].last
         if not closed and record.fingerprint == store.fingerprint and record.part == len(chain):
@@ -349,15 +354,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _differs(span: Span, file: storage.FileInfo) -> bool:
+def differs(span: Span, file: storage.FileInfo) -> bool:
     return span.size != file.size or span.stamp != file.stamp
 
 
-def _add(totals: dict[str, Any], stats: dict[str, Any]) -> None:
+def add_counts(totals: dict[str, Any], stats: dict[str, Any]) -> None:
     """Add counts to totals, element by element through dicts and lists."""
     for key, value in stats.items():
         if isinstance(value, dict):
-            _add(totals.setdefault(key, {}), value)
+            add_counts(totals.setdefault(key, {}), value)
         elif isinstance(value, list):
             old = totals.get(key, [0] * len(value))
             totals[key] = [a + b for a, b in zip(old, value, strict=True)]
