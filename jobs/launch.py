@@ -51,6 +51,10 @@ class UnitJob(Protocol):
 
     output: str
 
+    @property
+    def size_unit(self) -> tuple[str, float]:
+        """Name of what units are measured in, and how many of their sizes make one of it."""
+
     def compare(self) -> Work:
         """Tell what is left to do, writing nothing."""
 
@@ -251,13 +255,14 @@ def run_unit_job(make_job: Callable[[], UnitJob], *, dry_run: bool = False) -> S
 
 
 def _print_plan(job: UnitJob, work: Work) -> None:
+    name, scale = job.size_unit
     size = sum(unit.size for unit in work.pending)
     rate = job.sample_rate(work)
     cpus = os.cpu_count() or 1
-    print(f"would write {job.output}: {len(work.pending)} of {len(work.units)} units, {size / 1e6:,.1f} MB as stored")
+    print(f"would write {job.output}: {len(work.pending)} of {len(work.units)} units, {size / scale:,.1f} {name} as stored")
     print(f"  new units {len(work.added)}, retired {len(work.retired)}, input files gone {len(work.vanished)}")
     if rate > 0:
-        print(f"  about {size / rate / cpus:,.0f} s on {cpus} CPUs ({rate / 1e6:.2f} MB/s a CPU in a small sample)")
+        print(f"  about {size / rate / cpus:,.0f} s on {cpus} CPUs ({rate / scale:,.3g} {name}/s a CPU in a small sample)")
 
 
 def main(

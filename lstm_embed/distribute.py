@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -153,7 +154,9 @@ def run_chunks(
             num_gpus=1 if gpu else None,
         )
     )
-    with plain_errors():
+    with plain_errors(), warnings.catch_warnings():
+        # Ray counts units, but a unit gives as many chunks as it has parts.
+        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
         for row in dataset.iter_rows():
             yield PartRecord(**json.loads(row["record"]))
 

@@ -196,7 +196,8 @@ def write_bytes(path: str, data: bytes | pa.Buffer) -> None:
     path = resolve(path)
     if is_remote(path):
         store, inner = filesystem(path)
-        with store.open_output_stream(inner) as stream:
+        # Without compression=None Arrow would compress by the name's suffix what is compressed already.
+        with store.open_output_stream(inner, compression=None) as stream:
             stream.write(data)
         return
     folder, last = os.path.split(path)

@@ -46,6 +46,11 @@ class ExtractJob:
         settings = {"content_format": FORMAT, "part_bytes": config.part_bytes}
         self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config), suffix=".jsonl.gz")
 
+    @property
+    def size_unit(self) -> tuple[str, float]:
+        """Name of what units are measured in, and how many of their sizes make one of it."""
+        return "MB", 1e6
+
     def compare(self) -> Work:
         """Tell what is left to do."""
         path = storage.resolve(self.config.input)

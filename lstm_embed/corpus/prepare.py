@@ -87,6 +87,11 @@ class PrepareJob:
         self.vocabulary = Vocabulary.load(self.vocabulary_path)
         self.ledger.bind({"vocabulary": self.vocabulary.fingerprint})
 
+    @property
+    def size_unit(self) -> tuple[str, float]:
+        """Name of what units are measured in, and how many of their sizes make one of it."""
+        return "MB", 1e6
+
     def compare(self) -> Work:
         """Tell what is left to do."""
         files = find_files(self.config.input)

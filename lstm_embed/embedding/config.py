@@ -60,7 +60,7 @@ class EmbedConfig:
     empty: str = "zero"
     """Rows without a known token: zero (a vector of zeros) or drop; both are counted."""
     precision: str = "fp32"
-    """Arithmetic of the model: fp32, bf16, fp16 or auto (the fastest that the driver's machine or its GPU computes well)."""
+    """Arithmetic of the model: fp32, bf16, fp16 (GPU only) or auto (bf16 on GPUs and on CPUs that are fast at it)."""
     num_workers: str = "0"
     """Model workers: a number, a range that grows with the cluster (1:8), or 0 for as many as fit now."""
     gpu: bool = False
@@ -98,6 +98,8 @@ class EmbedConfig:
         one_of(self, "precision", PRECISIONS)
         one_of(self, "empty", EMPTY)
         workers_range(self.num_workers)
+        if self.precision == "fp16" and not self.gpu:
+            raise ValueError("precision is 'fp16'; expected fp32, bf16 or auto without --gpu (--precision)")
         at_least(self, "batch_tokens", 64)
         at_least(self, "unit_bytes", 1)
         within(self, "part_rows", 1, 10_000_000)

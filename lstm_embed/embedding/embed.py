@@ -117,11 +117,19 @@ class EmbedJob:
         return text
 
     def _precision(self) -> str:
-        if self.config.precision == "fp32":
-            return "fp32"
-        from lstm_embed.model.encoder import resolve_precision
+        if self.config.precision != "auto":
+            return self.config.precision
+        if self.config.gpu:
+            # The driver often has no GPU to try it on; an actor whose GPU cannot compute it says so.
+            return "bf16"
+        from lstm_embed.model.precision import resolve_precision
 
-        return resolve_precision(self.config.precision, "cuda" if self.config.gpu else "cpu")
+        return resolve_precision("auto", "cpu")
+
+    @property
+    def size_unit(self) -> tuple[str, float]:
+        """Name of what units are measured in, and how many of their sizes make one of it."""
+        return ("rows", 1.0) if self.tokens else ("MB", 1e6)
 
     def compare(self) -> Work:
         """Tell what is left to do."""
@@ -184,7 +192,7 @@ class EmbedJob:
         total = sum(unit.size for unit in work.units)
         sizes = {unit.number: unit.size for unit in work.pending}
         done = float(total - sum(sizes.values()))
-        unit_name, scale = ("rows", 1.0) if self.tokens else ("MB", 1e6)
+        unit_name, scale = self.size_unit
         report.progress("embed", done / scale, total / scale, unit_name)
         sentences = rejected = 0
         for record in run_chunks(

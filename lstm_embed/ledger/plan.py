@@ -345,8 +345,16 @@ def check_rejected(totals: dict[str, Any], max_bad_fraction: float, output: str)
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Name the entries in which two settings differ, with both values."""
+    old, new = _flat(old), _flat(new)
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return ", ".join(f"{name} was {_short(old.get(name))} and is now {_short(new.get(name))}" for name in names)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _short(value: Any) -> str:
