@@ -1,0 +1,344 @@
+"""Sentences in, vectors out. Keeps "the same text gets the same vector", whatever else is encoded with it.
+
+Sentences are sorted by length and encoded in batches; padding inside a batch changes nothing. The words of many batches are
+projected into the LSTM once, which on a CPU is most of the arithmetic of a small model.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lstm_embed.corpus.text import tokenize
+from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.errors import InputError
+from lstm_embed.model.autoencoder import Autoencoder, WordTable
+from lstm_embed.model.batch import lay_out
+from lstm_embed.model.config import ModelConfig
+from lstm_embed.model.folder import load_model, save_model
+from lstm_embed.model.precision import PRECISIONS, resolve_precision
+
+__all__ = ["SentenceEncoder", "resolve_precision"]
+
+Matrix = npt.NDArray[np.floating[Any]]
+Progress = Callable[[int, int], None]
+"""Is called with the number of sentences done and their total."""
+
+_SENTENCES_AT_ONCE = 16_384
+_TABLE_BYTES = 128 << 20
+
+
+class SentenceEncoder:
+    """A trained model that encodes text.
+
+    Args:
+        autoencoder: The model; it is moved to `device`.
+        vocabulary: Its words.
+        tokenizer: Settings that turn text into tokens; "profile" at least.
+        fingerprint: Of the model folder; empty for a model that was never saved.
+        device: "cpu", "cuda" or "cuda:N".
+        precision: Of the LSTM: "fp32", "bf16", "fp16" (GPU) or "auto"; all else is computed in fp32.
+        provenance: Of the model folder.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        vocabulary: Vocabulary,
+        tokenizer: dict[str, Any],
+        *,
+        fingerprint: str = "",
+        device: str = "cpu",
+        precision: str = "fp32",
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        self.precision = resolve_precision(precision, device)
+        self.autoencoder = autoencoder.to(device).eval()
+        self.vocabulary = vocabulary
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.provenance = provenance or {}
+        self._fast = _in_precision(self.autoencoder, PRECISIONS[self.precision])
+
+    @classmethod
+    def load(cls, path: str, device: str = "cpu", precision: str = "fp32") -> SentenceEncoder:
+        """Read a model folder, local or in an object store.
+
+        Args:
+            path: The folder, e.g. `runs/first/model` or `s3://bucket/runs/first/model`.
+            device: "cpu", "cuda" or "cuda:N".
+            precision: "fp32", "bf16", "fp16" (GPU) or "auto" for what is fast on the device.
+
+        Raises:
+            FileNotFoundError: if there is no such folder.
+            InputError: if it is unfinished, damaged or no model, or the device cannot do the precision.
+        """
+        resolve_precision(precision, device)
+        model = load_model(path)
+        return cls(
+            model.autoencoder,
+            model.vocabulary,
+            model.tokenizer,
+            fingerprint=model.fingerprint,
+            device=device,
+            precision=precision,
+            provenance=model.provenance,
+        )
+
+    def save(self, path: str) -> None:
+        """Write a model folder, local or to an object store; the weights are those of full precision."""
+        self.fingerprint = save_model(path, self.autoencoder, self.vocabulary, self.tokenizer, self.provenance)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The recipe of the model."""
+        return self.autoencoder.config
+
+    @property
+    def embedding_dimension(self) -> int:
+        """Dimension of a vector."""
+        return self.autoencoder.embedding_dimension
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return the dimension of a vector, under the name sentence-transformers gives it."""
+        return self.embedding_dimension
+
+    @property
+    def max_tokens(self) -> int:
+        """Words of a sentence that count; the rest is cut off."""
+        return self.config.max_tokens
+
+    def tokenize(self, sentences: str | Sequence[str]) -> pa.ListArray:
+        """Return the token ids of each sentence as `encode_ids` takes them, not cut off; 1 is an unknown word."""
+        return self.vocabulary.id_lists(tokenize(_as_list(sentences), self.tokenizer["profile"]))
+
+    @overload
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        batch_size: int = ...,
+        normalize_embeddings: bool = ...,
+        show_progress_bar: bool | Progress | None = ...,
+        dtype: str = ...,
+        convert_to_tensor: Literal[False] = ...,
+    ) -> Matrix: ...
+
+    @overload
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        batch_size: int = ...,
+        normalize_embeddings: bool = ...,
+        show_progress_bar: bool | Progress | None = ...,
+        dtype: str = ...,
+        *,
+        convert_to_tensor: Literal[True],
+    ) -> Tensor: ...
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        batch_size: int = 64,
+        normalize_embeddings: bool = False,
+        show_progress_bar: bool | Progress | None = None,
+        dtype: str = "float32",
+        convert_to_tensor: bool = False,
+    ) -> Matrix | Tensor:
+        """Return the vector of each sentence; the zero vector where no word is known.
+
+        Args:
+            sentences: n texts, or one.
+            batch_size: Sentences computed together; changes speed and nothing else.
+            normalize_embeddings: Scale vectors to length 1.
+            show_progress_bar: True for a line on standard error, or a function that is told what is done.
+            dtype: "float32" or "float16".
+            convert_to_tensor: Return a torch tensor on the CPU.
+
+        Returns:
+            Shape (n, E), or (E,) for one text that is not in a list.
+
+        Raises:
+            InputError: if something is not a text.
+        """
+        texts = _as_list(sentences)
+        progress = _progress(show_progress_bar, len(texts))
+        vectors = np.zeros((len(texts), self.embedding_dimension), dtype)
+        for start in range(0, len(texts), _SENTENCES_AT_ONCE):
+            piece = texts[start : start + _SENTENCES_AT_ONCE]
+            vectors[start : start + len(piece)] = self.encode_ids(
+                self.tokenize(piece), batch_size=batch_size, normalize_embeddings=normalize_embeddings, dtype=dtype
+            )
+            progress(start + len(piece), len(texts))
+        found = vectors[0] if isinstance(sentences, str) else vectors
+        return torch.from_numpy(found) if convert_to_tensor else found
+
+    @torch.inference_mode()
+    def encode_ids(
+        self,
+        ids: pa.ListArray | pa.ChunkedArray | Sequence[npt.ArrayLike],
+        *,
+        batch_size: int = 0,
+        batch_tokens: int = 16_384,
+        normalize_embeddings: bool = False,
+        dtype: str = "float32",
+    ) -> Matrix:
+        """Return the vector of each list of token ids, shape (n, E); lists are cut off at `max_tokens`.
+
+        Args:
+            ids: n lists of ids of `vocabulary`.
+            batch_size: Most sentences computed together; 0 for no such limit.
+            batch_tokens: Most positions computed together.
+            normalize_embeddings: Scale vectors to length 1.
+            dtype: "float32" or "float16".
+
+        Raises:
+            InputError: if there are ids the vocabulary does not have, or an unknown `dtype`.
+        """
+        if dtype not in ("float32", "float16"):
+            raise InputError(f"dtype is {dtype!r}; expected float32 or float16")
+        flat, starts, lengths = _flatten(ids, len(self.vocabulary))
+        lengths = np.minimum(lengths, self.max_tokens)
+        order = np.argsort(-lengths, kind="stable")
+        device, padded = self.autoencoder.device, self.config.padded_length
+        vectors = torch.zeros(len(lengths), self.embedding_dimension, dtype=getattr(torch, dtype), device=device)
+        for chunk in self._chunks(lengths[order]):
+            rows = order[chunk]
+            table, positions = self._word_table(flat, starts[rows], lengths[rows])
+            for batch in _batches(lengths[rows], batch_size, batch_tokens):
+                width = max(1, int(lengths[rows[batch.start]]))
+                sentences = lay_out(positions[batch, :width], lengths[rows[batch]], padded)
+                found = self._fast.embed_rows(table, sentences.to(device))
+                if normalize_embeddings:
+                    found = F.normalize(found, dim=1)
+                vectors[torch.from_numpy(rows[batch]).to(device)] = found.to(vectors.dtype)
+        return vectors.cpu().numpy()
+
+    def _chunks(self, lengths: npt.NDArray[np.int64]) -> Iterator[slice]:
+        """Cut sentences into runs that share a word table of bounded size."""
+        table_words = _TABLE_BYTES // (2 * 4 * self.config.hidden_size * 4)
+        # A text of n tokens has far fewer than n distinct words; an eighth is a generous guess at these sizes.
+        number = np.cumsum(lengths) // (8 * table_words)
+        cuts = [0, *(np.flatnonzero(np.diff(number)) + 1), len(lengths)]
+        yield from (slice(start, end) for start, end in itertools.pairwise(cuts) if end > start)
+
+    def _word_table(
+        self, flat: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> tuple[WordTable, npt.NDArray[np.int64]]:
+        """Return the table of the distinct words of some sentences, and their positions in it, padded on the right."""
+        step = np.arange(max(1, int(lengths.max(initial=0))))
+        inside = step < lengths[:, None]
+        ids = np.zeros(inside.shape, np.int64)
+        ids[inside] = flat[(starts[:, None] + step)[inside]]
+        row_of_word = np.zeros(len(self.vocabulary), np.int64)
+        row_of_word[ids] = 1
+        row_of_word[0] = 1
+        words = np.flatnonzero(row_of_word)
+        row_of_word[words] = np.arange(len(words))
+        table = self._fast.look_up(torch.from_numpy(words).to(self.autoencoder.device), project=True)
+        return table, row_of_word[ids]
+
+    def similarity(self, a: npt.ArrayLike | Tensor, b: npt.ArrayLike | Tensor) -> Matrix:
+        """Return the cosine of each vector of `a` with each of `b`, shape (n, m), float32; 0 with a zero vector."""
+        left, right = (F.normalize(torch.as_tensor(np.atleast_2d(np.asarray(v, np.float32))), dim=1) for v in (a, b))
+        return (left @ right.T).numpy()
+
+    @torch.inference_mode()
+    def reconstruct(self, sentences: str | Sequence[str]) -> list[str]:
+        """Return what the decoder makes of each sentence's code: as many words as the sentence has.
+
+        The words of a bag-of-words decoder stand in order of their scores.
+
+        Raises:
+            InputError: if the model has no decoder.
+        """
+        flat, starts, lengths = _flatten(self.tokenize(sentences), len(self.vocabulary))
+        lengths = np.minimum(lengths, self.max_tokens)
+        order = np.argsort(-lengths, kind="stable")
+        found = [""] * len(lengths)
+        for batch in _batches(lengths[order], 64, 1 << 30):
+            rows = order[batch]
+            table, positions = self._word_table(flat, starts[rows], lengths[rows])
+            laid_out = lay_out(positions, lengths[rows], self.config.padded_length).to(self.autoencoder.device)
+            num_steps = self.config.padded_length or max(1, int(lengths[rows[0]]))
+            words_RT = self.autoencoder.decode(self._fast.code(table, laid_out), num_steps).cpu().numpy()
+            for row, words in zip(rows, words_RT, strict=True):
+                # Padding is on the left if it counts.
+                first = num_steps - lengths[row] if self.config.padded_length else 0
+                found[row] = " ".join(self.vocabulary.words[word] for word in words[first : first + lengths[row]])
+        return found
+
+
+def _in_precision(autoencoder: Autoencoder, dtype: torch.dtype) -> Autoencoder:
+    """Return an autoencoder that encodes with its LSTM in `dtype` and shares all else with the given one."""
+    if dtype == torch.float32:
+        return autoencoder
+    states = dict(autoencoder.state_dict(keep_vars=True))
+    shared = {id(tensor): tensor for name, tensor in states.items() if not name.startswith(("forward_", "backward_"))}
+    fast = copy.deepcopy(autoencoder, shared)
+    for lstm in (fast.forward_lstm, fast.backward_lstm):
+        if lstm is not None:
+            lstm.to(dtype)
+    return fast
+
+
+def _as_list(sentences: str | Sequence[str]) -> list[str]:
+    texts = [sentences] if isinstance(sentences, str) else list(sentences)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"sentence {number} is {text!r} of type {type(text).__name__}; expected text")
+    return texts
+
+
+def _progress(wanted: bool | Progress | None, total: int) -> Progress:
+    if callable(wanted):
+        return wanted
+    if not wanted:
+        return lambda done, total: None
+
+    def write(done: int, total: int) -> None:
+        sys.stderr.write(f"\r{done:,} of {total:,} sentences" + ("\n" if done == total else ""))
+        sys.stderr.flush()
+
+    return write
+
+
+def _flatten(
+    ids: pa.ListArray | pa.ChunkedArray | Sequence[npt.ArrayLike], vocabulary_size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return all ids one after the other, where each list starts, and its length; a missing list is empty."""
+    if isinstance(ids, pa.ChunkedArray):
+        ids = ids.combine_chunks()
+    if isinstance(ids, pa.Array):
+        lengths = pc.fill_null(pc.list_value_length(ids), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        flat = ids.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    else:
+        arrays = [np.asarray(one, np.int64) for one in ids]
+        lengths = np.array([len(array) for array in arrays], np.int64)
+        flat = np.concatenate([np.zeros(0, np.int64), *arrays])
+    if len(flat) and (flat.min() < 0 or flat.max() >= vocabulary_size):
+        raise InputError(
+            f"token ids from {flat.min()} to {flat.max()}; the model's vocabulary has ids from 0 to {vocabulary_size - 1}; "
+            "the text was prepared with another vocabulary"
+        )
+    return flat, np.cumsum(lengths) - lengths, lengths
+
+
+def _batches(lengths: npt.NDArray[np.int64], batch_size: int, batch_tokens: int) -> Iterator[slice]:
+    """Cut sentences of falling length into batches of bounded numbers of sentences and positions."""
+    start = 0
+    while start < len(lengths):
+        count = max(1, batch_tokens // max(1, int(lengths[start])))
+        end = min(len(lengths), start + (min(count, batch_size) if batch_size else count))
+        yield slice(start, end)
+        start = end

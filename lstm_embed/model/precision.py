@@ -1,0 +1,63 @@
+"""Which precision the LSTM of an encoder computes in: settled once, before any vector is made."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+
+from lstm_embed.errors import InputError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@functools.cache
+def resolve_precision(requested: str, device: str = "cpu") -> str:
+    """Return the precision to compute in: "fp32", "bf16" or "fp16".
+
+    Args:
+        requested: One of these, which is tried out; or "auto": bf16 where the device is fast at it, else fp16 on a GPU and
+            fp32 on a CPU.
+        device: "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        ValueError: for another word.
+        InputError: if there is no such device, or it cannot do what is requested.
+    """
+    if requested not in (*PRECISIONS, "auto"):
+        raise ValueError(f"precision is {requested!r}; expected auto, {', '.join(PRECISIONS)} (--precision)")
+    on_gpu = device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
+        raise InputError(
+            f"device {device!r} was asked for, but torch sees no GPU here; use the CPU or a machine with a GPU"
+        )
+    if requested == "auto":
+        if (on_gpu or _has_fast_bf16()) and _failure("bf16", device) is None:
+            return "bf16"
+        return "fp16" if on_gpu else "fp32"
+    if requested == "fp16" and not on_gpu:
+        raise InputError("precision fp16 is for GPUs; on a CPU use fp32, bf16 or auto (--precision)")
+    failure = _failure(requested, device)
+    if failure is not None:
+        raise InputError(
+            f"an LSTM in {requested} does not run on {device} here ({failure}); use --precision fp32 or auto"
+        )
+    return requested
+
+
+def _has_fast_bf16() -> bool:
+    """Return whether the CPU has instructions for bf16 products; without them torch emulates it, very slowly."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def _failure(precision: str, device: str) -> str | None:
+    """Return why a small LSTM does not run, None if it does."""
+    dtype = PRECISIONS[precision]
+    try:
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            states = nn.LSTM(32, 32).to(device, dtype)(torch.zeros(2, 4, 32, device=device, dtype=dtype))[0]
+            return None if bool(torch.isfinite(states).all()) else "it gives no finite numbers"
+    except RuntimeError as error:
+        return str(error).splitlines()[0]

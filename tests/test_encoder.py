@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.errors import InputError
+from lstm_embed.model.autoencoder import Autoencoder
+from lstm_embed.model.config import ModelConfig, original
+from lstm_embed.model.encoder import SentenceEncoder, resolve_precision
+from lstm_embed.model.folder import load_model, save_model
+
+WORDS = [f"w{chr(97 + number // 26)}{chr(97 + number % 26)}" for number in range(300)]
+VOCABULARY = Vocabulary(["<pad>", "<unk>", *WORDS], np.concatenate([[0, 50], 30_000 // np.arange(1, 301)]))
+TOKENIZER = {"profile": "default", "language": "en"}
+CONFIGS = {
+    "default": ModelConfig(hidden_size=16, code_size=24),
+    "original": dataclasses.replace(original(), hidden_size=8),
+    "original masked": dataclasses.replace(original(), hidden_size=8, mask_padding=True),
+    "code": ModelConfig(hidden_size=16, code_size=24, output="code", pooling="max"),
+}
+
+
+def make_encoder(config: ModelConfig = CONFIGS["default"], **more: Any) -> SentenceEncoder:
+    vectors = np.random.default_rng(0).normal(size=(len(VOCABULARY), 12))
+    model = Autoencoder(config, vectors, VOCABULARY.counts)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return SentenceEncoder(model, VOCABULARY, dict(TOKENIZER), **more)
+
+
+def make_sentences(num: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    lengths = np.minimum(rng.geometric(0.06, num), 100)
+    return [" ".join(rng.choice([*WORDS, "unheard"], length)) for length in lengths]
+
+
+def one_by_one(encoder: SentenceEncoder, sentences: list[str]) -> np.ndarray:
+    """Encode each sentence alone, through the model itself."""
+    rows = []
+    for sentence in sentences:
+        ids = np.array([VOCABULARY.id(word) for word in sentence.split()][: encoder.max_tokens], np.int64)
+        rows.append(encoder.autoencoder.embed(ids[None, :], [len(ids)])[0].detach().numpy())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_the_same_text_gets_the_same_vector_whatever_the_batch_and_the_order(config: ModelConfig) -> None:
+    encoder = make_encoder(config)
+    sentences = make_sentences(150)
+    expected = one_by_one(encoder, sentences)
+    for batch_size in (1, 7, 256):
+        np.testing.assert_allclose(encoder.encode(sentences, batch_size=batch_size), expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(sentences[::-1])[::-1], expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(sentences[77]), expected[77], atol=1e-5)
+
+
+def test_many_small_word_tables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = make_encoder()
+    sentences = make_sentences(60)
+    expected = encoder.encode(sentences)
+    monkeypatch.setattr("lstm_embed.model.encoder._TABLE_BYTES", 2048)
+    monkeypatch.setattr("lstm_embed.model.encoder._SENTENCES_AT_ONCE", 25)
+    told: list[tuple[int, int]] = []
+    found = encoder.encode(sentences, show_progress_bar=lambda done, total: told.append((done, total)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert told == [(25, 60), (50, 60), (60, 60)]
+
+
+def test_encoding_twice_gives_the_same_bits() -> None:
+    sentences = make_sentences(50)
+    assert np.array_equal(make_encoder().encode(sentences), make_encoder().encode(sentences))
+
+
+def test_texts_without_known_words_are_zero_vectors() -> None:
+    encoder = make_encoder()
+    vectors = encoder.encode(["", "   ", "unheard of", "!?", WORDS[3]], normalize_embeddings=True)
+    assert not vectors[:4].any()
+    assert np.linalg.norm(vectors[4]) == pytest.approx(1.0)
+    assert encoder.encode([]).shape == (0, encoder.embedding_dimension)
+    assert not encoder.encode("").any()
+
+
+def test_words_past_the_limit_are_cut_off() -> None:
+    encoder = make_encoder()
+    words = make_sentences(1, seed=3)[0].split() * 100
+    assert np.array_equal(encoder.encode(" ".join(words)), encoder.encode(" ".join(words[:64])))
+    assert not np.array_equal(encoder.encode(" ".join(words)), encoder.encode(" ".join(words[:63])))
+
+
+def test_the_shapes_and_types_are_those_users_of_sentence_transformers_expect() -> None:
+    encoder = make_encoder()
+    dimension = encoder.get_sentence_embedding_dimension()
+    assert encoder.encode("waa wab").shape == (dimension,)
+    assert encoder.encode(["waa wab"]).shape == (1, dimension)
+    assert encoder.encode(["waa wab"]).dtype == np.float32
+    half = encoder.encode(make_sentences(9), dtype="float16", normalize_embeddings=True)
+    assert half.dtype == np.float16
+    np.testing.assert_allclose(np.linalg.norm(half.astype(np.float32), axis=1), 1.0, atol=2e-3)
+    tensor = encoder.encode(["waa", "wab"], convert_to_tensor=True)
+    assert torch.equal(tensor, torch.from_numpy(encoder.encode(("waa", "wab"))))
+
+
+def test_nothing_is_printed_unless_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    encoder = make_encoder()
+    encoder.encode(make_sentences(5))
+    assert capfd.readouterr() == ("", "")
+    encoder.encode(make_sentences(5), show_progress_bar=True)
+    assert "5 of 5 sentences" in capfd.readouterr().err
+
+
+def test_what_is_no_text_is_refused_with_its_place() -> None:
+    with pytest.raises(InputError, match="sentence 1 is None"):
+        make_encoder().encode(["waa", None])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="float64"):
+        make_encoder().encode(["waa"], dtype="float64")
+
+
+def test_ids_and_text_give_the_same_vectors() -> None:
+    encoder = make_encoder()
+    sentences = make_sentences(40)
+    ids = encoder.tokenize(sentences)
+    expected = encoder.encode(sentences)
+    lists = pa.concat_arrays([pa.array([[5, 6]], ids.type), ids]).slice(1)
+    for given in (ids, lists, pa.chunked_array([ids[:7], ids[7:]]), [np.array(one) for one in ids.to_pylist()]):
+        np.testing.assert_allclose(encoder.encode_ids(given, batch_tokens=100), expected, atol=1e-5)
+    missing = encoder.encode_ids(pa.array([[3, 4], None, [], [5]], pa.list_(pa.int32())))
+    assert missing.any(axis=1).tolist() == [True, False, False, True]
+
+
+def test_ids_of_another_vocabulary_are_refused() -> None:
+    with pytest.raises(InputError, match="ids from 0 to 301"):
+        make_encoder().encode_ids([[3, 302]])
+
+
+def test_similarity_is_the_cosine_and_zero_with_a_zero_vector() -> None:
+    encoder = make_encoder()
+    vectors = encoder.encode(["waa wab wac", "wba", ""])
+    similarity = encoder.similarity(vectors, vectors)
+    assert similarity.shape == (3, 3)
+    np.testing.assert_allclose(np.diag(similarity), [1.0, 1.0, 0.0], atol=1e-6)
+    a, b = vectors[0], vectors[1]
+    assert encoder.similarity(a, b)[0, 0] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-6)
+
+
+@pytest.mark.parametrize("config", [CONFIGS["default"], CONFIGS["original"]], ids=["default", "original"])
+def test_reconstruction_has_as_many_words_as_the_sentence(config: ModelConfig) -> None:
+    encoder = make_encoder(config)
+    sentences = ["waa wab wac", "", "wba", "unheard waa"]
+    found = encoder.reconstruct(sentences)
+    assert [len(text.split()) for text in found] == [3, 0, 1, 2]
+    assert all(word in WORDS for text in found for word in text.split())
+    assert encoder.reconstruct("waa wab wac") == found[:1]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path, config: ModelConfig) -> None:
+    encoder = make_encoder(config)
+    encoder.save(str(tmp_path / "model"))
+    loaded = SentenceEncoder.load(str(tmp_path / "model"))
+    sentences = make_sentences(30)
+    assert np.array_equal(loaded.encode(sentences), encoder.encode(sentences))
+    assert loaded.config == config
+    assert loaded.fingerprint == encoder.fingerprint
+    assert loaded.tokenizer == TOKENIZER
+    loaded.save(str(tmp_path / "copy"))
+    names = sorted(os.listdir(tmp_path / "copy"))
+    assert names == ["config.json", "manifest.json", "model.safetensors", "vocabulary.parquet"]
+    for name in ("model.safetensors", "vocabulary.parquet"):
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+
+
+def test_a_model_is_saved_to_and_loaded_from_an_object_store(s3: str) -> None:
+    encoder = make_encoder()
+    encoder.save(f"{s3}/model")
+    loaded = SentenceEncoder.load(f"{s3}/model")
+    assert np.array_equal(loaded.encode("waa wab"), encoder.encode("waa wab"))
+    assert loaded.fingerprint == encoder.fingerprint
+
+
+def test_the_fingerprint_follows_the_weights_and_not_the_provenance(tmp_path: Path) -> None:
+    model = make_encoder().autoencoder
+    first = save_model(str(tmp_path / "a"), model, VOCABULARY, TOKENIZER, {"note": "first"})
+    again = save_model(str(tmp_path / "a"), model, VOCABULARY, TOKENIZER, {"note": "second"})
+    assert first == again
+    assert load_model(str(tmp_path / "a")).provenance["note"] == "second"
+    with torch.no_grad():
+        next(iter(model.parameters()))[5, 5] += 1e-3
+    assert save_model(str(tmp_path / "a"), model, VOCABULARY, TOKENIZER) != first
+    with pytest.raises(InputError, match="3 words"):
+        save_model(str(tmp_path / "b"), model, Vocabulary(["<pad>", "<unk>", "one"], [0, 1, 1]), TOKENIZER)
+
+
+def test_an_unfinished_or_damaged_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    make_encoder().save(str(folder))
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged"):
+        SentenceEncoder.load(str(folder))
+    (folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match="not a finished model folder"):
+        SentenceEncoder.load(str(folder))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        SentenceEncoder.load(str(tmp_path / "nowhere"))
+
+
+def test_a_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    make_encoder().save(str(folder))
+    size = (folder / "vocabulary.parquet").stat().st_size
+    Vocabulary(VOCABULARY.word_array, VOCABULARY.counts[::-1]).save(str(folder / "vocabulary.parquet"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["files"]["vocabulary.parquet"]["bytes"] == size
+    manifest["files"]["vocabulary.parquet"]["bytes"] = (folder / "vocabulary.parquet").stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"vocabulary\.parquet has fingerprint"):
+        SentenceEncoder.load(str(folder))
+
+
+def test_bfloat16_stays_near_full_precision_and_saves_full_weights(tmp_path: Path) -> None:
+    exact = make_encoder()
+    rough = make_encoder(precision="bf16")
+    sentences = make_sentences(20)
+    a, b = exact.encode(sentences, normalize_embeddings=True), rough.encode(sentences, normalize_embeddings=True)
+    assert (a * b).sum(axis=1).min() > 0.999
+    assert not np.array_equal(a, b)
+    rough.save(str(tmp_path / "model"))
+    assert np.array_equal(SentenceEncoder.load(str(tmp_path / "model")).encode(sentences), exact.encode(sentences))
+
+
+def test_a_precision_is_resolved_or_refused_before_any_work() -> None:
+    assert resolve_precision("fp32", "cpu") == "fp32"
+    assert resolve_precision("auto", "cpu") in ("fp32", "bf16")
+    with pytest.raises(InputError, match="fp16 is for GPUs"):
+        resolve_precision("fp16", "cpu")
+    with pytest.raises(ValueError, match="--precision"):
+        resolve_precision("int8", "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="no GPU"):
+            SentenceEncoder.load("nowhere", device="cuda")
+
+
+def test_encoding_needs_neither_ray_nor_gensim(tmp_path: Path) -> None:
+    make_encoder().save(str(tmp_path / "model"))
+    code = (
+        "import sys; from lstm_embed.model.encoder import SentenceEncoder; "
+        f"SentenceEncoder.load({str(tmp_path / 'model')!r}).encode('waa wab'); "
+        "assert not {'ray', 'gensim', 'wandb', 'sentencex'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
