@@ -259,10 +259,14 @@ def _print_plan(job: UnitJob, work: Work) -> None:
     size = sum(unit.size for unit in work.pending)
     rate = job.sample_rate(work)
     cpus = os.cpu_count() or 1
-    print(f"would write {job.output}: {len(work.pending)} of {len(work.units)} units, {size / scale:,.1f} {name} as stored")
+    print(
+        f"would write {job.output}: {len(work.pending)} of {len(work.units)} units, {size / scale:,.1f} {name} as stored"
+    )
     print(f"  new units {len(work.added)}, retired {len(work.retired)}, input files gone {len(work.vanished)}")
     if rate > 0:
-        print(f"  about {size / rate / cpus:,.0f} s on {cpus} CPUs ({rate / scale:,.3g} {name}/s a CPU in a small sample)")
+        print(
+            f"  about {size / rate / cpus:,.0f} s on {cpus} CPUs ({rate / scale:,.3g} {name}/s a CPU in a small sample)"
+        )
 
 
 def main(

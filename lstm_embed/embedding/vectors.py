@@ -72,7 +72,7 @@ class EmbedChunk:
         """Embed a chunk, commit it and return the record of the part as written."""
         ids = table["ids"].combine_chunks()
         vectors = self._encoder.encode_ids(ids, batch_tokens=self._batch_tokens)
-        known = vectors.any(axis=1)
+        known: npt.NDArray[np.bool_] = np.any(vectors, axis=1)
         table = table.drop_columns(["ids"])
         if self._format.level == "article":
             table, vectors, known = article_means(table, vectors, known)
