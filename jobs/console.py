@@ -121,19 +121,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def print_summary(summaries: Sequence[Summary]) -> None:
-    """Print what stages did, as a table, and where their outputs lie."""
-    print(f"{'stage':<14} {'rows':>12} {'seconds':>9} {'rows/s':>10}  output")
+def print_summary(summaries: Sequence[Summary], *, facts: bool = True) -> None:
+    """Print what stages did, as a table, where their outputs lie, and further figures."""
+    print(f"{'stage':<14} {'rows':>20} {'seconds':>9} {'rows/s':>10}  output")
     for summary in summaries:
         rate = f"{summary.rows / summary.seconds:,.0f}" if summary.seconds and not summary.already_done else "-"
         seconds = "done" if summary.already_done else f"{summary.seconds:,.1f}"
         rows = f"{summary.rows:,} {summary.row_name}"
-        print(f"{summary.stage:<14} {rows:>12} {seconds:>9} {rate:>10}  {summary.output}")
+        print(f"{summary.stage:<14} {rows:>20} {seconds:>9} {rate:>10}  {summary.output}")
     for summary in summaries:
-        if summary.facts:
-            facts = ", ".join(f"{name.replace('_', ' ')} {_fact(value)}" for name, value in summary.facts.items())
-            print(f"{summary.stage}: {facts}")
-        if summary.already_done:
+        if summary.facts and facts:
+            figures = ", ".join(f"{name.replace('_', ' ')} {_fact(value)}" for name, value in summary.facts.items())
+            print(f"{summary.stage}: {figures}")
+        if summary.already_done and facts:
             print(f"{summary.stage}: everything was done already; nothing was written")
 
 

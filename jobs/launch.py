@@ -68,8 +68,20 @@ class UnitJob(Protocol):
         """Return the stored bytes a second one CPU works through."""
 
 
-def parse(config_class: type[Config], argv: Sequence[str], description: str, default: Config | None = None) -> Config:
-    """Return the config that the command line and a `--config` file describe; exit with 2 and one line if they are wrong."""
+def parse(
+    config_class: type[Config],
+    argv: Sequence[str],
+    description: str,
+    defaults: Callable[[list[str]], Config] | None = None,
+) -> Config:
+    """Return the config that the command line and a `--config` file describe; exit with 2 and one line if they are wrong.
+
+    Args:
+        config_class: What to return.
+        argv: The flags.
+        description: For `--help`.
+        defaults: Returns the values of flags that are not given, from those that are (for presets).
+    """
     import tyro
 
     arguments = list(argv)
@@ -91,7 +103,7 @@ def parse(config_class: type[Config], argv: Sequence[str], description: str, def
                 args=arguments,
                 prog=program,
                 description=f"{description}\n\nAll flags can be given in a JSON or TOML file too: --config FILE",
-                default=tyro.MISSING_NONPROP if default is None else default,
+                default=tyro.MISSING_NONPROP if defaults is None else defaults(arguments),
             )
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -274,11 +286,10 @@ def main(
     run: Callable[[Config], Summary | None],
     description: str | None,
     *,
-    argv: Sequence[str] | None = None,
+    defaults: Callable[[list[str]], Config] | None = None,
 ) -> None:
-    """Parse flags, run the job, print its summary."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    config = parse(config_class, arguments, (description or "").strip())
+    """Parse flags, run the job, print its summary; see `parse`."""
+    config = parse(config_class, sys.argv[1:], (description or "").strip(), defaults)
     prepare_environment()
     started = time.monotonic()
     with errors_as_exit_codes():

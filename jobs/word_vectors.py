@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lstm_embed.word_vectors.config import WordVectorsConfig
+
 from console import Console
 from launch import main
-
-from lstm_embed.word_vectors.config import WordVectorsConfig
 
 if TYPE_CHECKING:
     from lstm_embed.progress import Summary

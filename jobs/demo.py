@@ -1,0 +1,161 @@
+"""Run the whole system on a real Wikipedia dump that ships with gensim, in one process with one embedded Ray.
+
+Dump, articles, token set, word vectors, an autoencoder trained on two workers, every sentence embedded, scores, search and
+reconstruction. Run again, it finds everything done and only shows the results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lstm_embed.corpus.config import ExtractConfig, PrepareConfig
+from lstm_embed.embedding.config import EmbedConfig
+from lstm_embed.evaluation.config import EvaluationConfig
+from lstm_embed.training.config import TrainingConfig
+from lstm_embed.word_vectors.config import WordVectorsConfig
+
+from console import Console, print_summary
+from launch import UnitJob, main, ray_session
+from search import print_hits
+
+if TYPE_CHECKING:
+    from lstm_embed.progress import Summary
+
+DUMP = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+QUERIES = (
+    "He won the Academy Award for best director.",
+    "The economy depends on agriculture and mining.",
+    "The disease affects the brain of children.",
+)
+SENTENCES = (
+    "The president was elected by the people.",
+    "The city is the capital of the country.",
+    "The theory was published in a famous book.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Run the whole system on a small real corpus."""
+
+    output: str = "demo-output"
+    """Folder for all outputs."""
+
+
+def run(config: Config) -> None:
+    """Run every stage that is not done yet, then show what came out."""
+    from lstm_embed import storage
+
+    folder = functools.partial(storage.join, storage.resolve(config.output))
+    summaries: list[Summary] = []
+    with contextlib.ExitStack() as stack:
+        # Ray starts before the first stage that needs it, and not at all when everything is done.
+        start_ray = functools.cache(lambda: stack.enter_context(ray_session()))
+        for stage in _stages(folder, start_ray):
+            started = time.monotonic()
+            summary = stage()
+            if not summary.already_done:
+                summary = dataclasses.replace(summary, seconds=time.monotonic() - started)
+            summaries.append(summary)
+    _show(folder)
+    print()
+    print_summary(summaries, facts=False)
+
+
+def _stages(folder: Callable[[str], str], start_ray: Callable[[], Any]) -> list[Callable[[], Summary]]:
+    """Return the stages in order, each a function that makes its output unless it is there."""
+    articles, tokens, vectors = folder("articles"), folder("tokens"), folder("word-vectors")
+    runs, embeddings, scores = folder("runs"), folder("embeddings"), folder("scores")
+    model = f"{runs}/demo/model"
+
+    def extract() -> Summary:
+        from gensim.test.utils import datapath
+
+        from lstm_embed.corpus.extract import ExtractJob
+
+        return _run(ExtractJob(ExtractConfig(input=datapath(DUMP), output=articles)), start_ray)
+
+    def prepare() -> Summary:
+        from lstm_embed.corpus.prepare import PrepareJob
+
+        return _run(PrepareJob(PrepareConfig(input=(articles,), output=tokens, min_count=3)), start_ray)
+
+    def word_vectors() -> Summary:
+        from lstm_embed.word_vectors.train import train_word_vectors
+
+        config = WordVectorsConfig(tokens=tokens, output=vectors, dimension=100, epochs=15, sample=1e-3, workers=2)
+        return train_word_vectors(config, Console())
+
+    def train() -> Summary:
+        from lstm_embed.training.trainer import finished_run
+        from lstm_embed.training.trainer import train as train_model
+
+        preset = TrainingConfig.for_preset(
+            "default", tokens=tokens, vectors=vectors, storage=runs, run_name="demo", num_workers="2", epochs=4
+        )
+        small = dataclasses.replace(preset.model, hidden_size=96, code_size=128)
+        config = dataclasses.replace(preset, model=small, groups_per_step=2, learning_rate=2e-3)
+        if summary := finished_run(config):
+            return summary
+        start_ray()
+        with Console() as console:
+            return train_model(config, console)
+
+    def embed() -> Summary:
+        from lstm_embed.embedding.embed import EmbedJob
+
+        return _run(EmbedJob(EmbedConfig(model=model, input=(articles,), output=embeddings)), start_ray)
+
+    def evaluate() -> Summary:
+        from lstm_embed.evaluation.evaluate import evaluate as evaluate_model
+
+        config = EvaluationConfig(
+            model=model,
+            output=scores,
+            embeddings=embeddings,
+            tokens=tokens,
+            vectors=vectors,
+            num_queries=300,
+            bootstrap=100,
+        )
+        with Console() as console:
+            return evaluate_model(config, console)
+
+    return [extract, prepare, word_vectors, train, embed, evaluate]
+
+
+def _run(job: UnitJob, start_ray: Callable[[], Any]) -> Summary:
+    work = job.compare()
+    if work.finished:
+        return job.summary(0.0, already_done=True)
+    start_ray()
+    with Console(job.output) as console:
+        return job.run(work, console)
+
+
+def _show(folder: Callable[[str], str]) -> None:
+    """Print scores, the nearest sentences of three queries, and three reconstructions."""
+    from lstm_embed import storage
+    from lstm_embed.embedding.search import search
+    from lstm_embed.embedding.vectors import Embeddings, encode_queries
+    from lstm_embed.model.encoder import SentenceEncoder
+
+    encoder = SentenceEncoder.load(folder("runs/demo/model"))
+    print("\nNearest sentences")
+    found = search(Embeddings(folder("embeddings")), encode_queries(encoder, QUERIES), top_k=3)
+    for query, hits in zip(QUERIES, found, strict=True):
+        print_hits(query, hits)
+    print("\nReconstructions from the vector alone")
+    for sentence, words in zip(SENTENCES, encoder.reconstruct(list(SENTENCES)), strict=True):
+        print(f"  {sentence}\n    -> {words}")
+    print(f"\nThe report of all scores is {storage.join(folder('scores'), 'report.html')}")
+
+
+if __name__ == "__main__":
+    main(Config, run, __doc__)
