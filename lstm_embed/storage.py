@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -22,9 +23,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from smart_open import compression
 
-CODEC_SUFFIXES = (".gz", ".bz2", ".zst", ".xz", ".lz4")
+from lstm_embed.errors import LstmEmbedError
+
+CODEC_SUFFIXES = (".gz", ".bz2", ".zst", ".xz")
 _SCHEMES = ("s3", "gs")
 _LOCAL = pafs.LocalFileSystem()
+_READ_AHEAD = 4 << 20
+"""Bytes asked for at once by a stream; in an object store each is a request."""
 _TEMPORARY = re.compile(r"^\..*\.tmp-[0-9]+-[0-9a-f]+$")
 
 
@@ -81,7 +86,7 @@ def parent(path: str) -> str:
 
 
 def codec(path: str) -> str | None:
-    """Return the compression suffix of `path` (".gz", ".bz2", ".zst", ".xz", ".lz4") or None."""
+    """Return the compression suffix of `path` (".gz", ".bz2", ".zst", ".xz") or None."""
     return next((suffix for suffix in CODEC_SUFFIXES if path.endswith(suffix)), None)
 
 
@@ -166,18 +171,56 @@ def open_input(path: str) -> pa.NativeFile:
     return store.open_input_file(inner)
 
 
+class _Raw(io.RawIOBase):
+    """A file's bytes as stored. A store that fails is told from an archive that is damaged by the error raised."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = open_input(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return int(self._file.readinto(buffer))
+        except OSError as error:
+            raise LstmEmbedError(f"reading {self._path} failed: {error}; run the command again to continue") from None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
 def open_stream(path: str) -> IO[bytes]:
-    """Open `path` for reading from the front, decompressed by its suffix."""
-    raw = open_input(path)
+    """Open `path` for reading, decompressed by its suffix; a plain file can be sought in.
+
+    Its `read1` hands out what is there, so that nothing whole is lost when an archive breaks off.
+
+    Raises:
+        FileNotFoundError: if there is no file at `path`.
+        LstmEmbedError: from its reads, if the disk or store fails; damage raises what the codec raises.
+    """
+    raw = cast(IO[bytes], io.BufferedReader(_Raw(path), _READ_AHEAD))
     suffix = codec(path)
-    if suffix is None:
-        return cast(IO[bytes], raw)
-    return decompress(cast(IO[bytes], raw), suffix)
+    return decompress(raw, suffix) if suffix else raw
 
 
 def decompress(raw: IO[bytes], suffix: str) -> IO[bytes]:
     """Wrap a binary stream so that it reads decompressed bytes; `suffix` is one of `CODEC_SUFFIXES`."""
-    return cast(IO[bytes], compression.compression_wrapper(raw, "rb", compression=suffix))
+    stream = compression.compression_wrapper(raw, "rb", compression=suffix)
+    # The buffer around a decoder asks for more than one read and drops it all when the last part is damaged.
+    return cast(IO[bytes], stream.detach() if type(stream) is io.BufferedReader else stream)
 
 
 def read_bytes(path: str) -> bytes:
