@@ -30,6 +30,7 @@ class Owner:
     def __init__(self, output: str) -> None:
         self._path = storage.join(output, "owner", f"{secrets.token_hex(8)}.json")
         self._stop = threading.Event()
+        self._renewing = threading.Lock()
         self._lost = False
 
     def check(self) -> None:
@@ -45,19 +46,22 @@ class Owner:
     def keep(self) -> None:
         """Renew the mark until `release`; run in a thread of its own."""
         while not self._stop.wait(RENEW_SECONDS):
-            try:
-                if not storage.exists(self._path):
-                    self._lost = True
-                    return
-                self.write()
-            except OSError:
-                # A store that does not answer now is tried again; a mark missed for too long is noticed above.
-                continue
+            with self._renewing:
+                if self._stop.is_set():
+                    return  # released meanwhile: a mark written now would stay for ever
+                try:
+                    if not storage.exists(self._path):
+                        self._lost = True
+                        return
+                    self.write()
+                except OSError:
+                    # A store that does not answer now is tried again; a mark missed for too long is noticed above.
+                    continue
 
     def release(self) -> None:
         """Stop renewing and remove the mark."""
         self._stop.set()
-        with contextlib.suppress(OSError):
+        with self._renewing, contextlib.suppress(OSError):
             storage.remove(self._path)
 
     @property
@@ -85,7 +89,7 @@ def owned(output: str) -> Iterator[Owner]:
 
 def _acquire(owner: Owner, folder: str) -> None:
     """Write a mark and make sure that it is the only living one, waiting for stale ones to show that they are."""
-    deadline = time.monotonic() + STALE_SECONDS
+    deadline = time.monotonic() + STALE_SECONDS + RENEW_SECONDS
     seen: dict[str, str] = {}
     while True:
         own = owner.write()
@@ -107,6 +111,8 @@ def _acquire(owner: Owner, folder: str) -> None:
 
 
 def _remove_if_dead(mark: storage.FileInfo, own: storage.FileInfo) -> bool:
+    if not storage.exists(mark.path):
+        return True  # released since it was listed
     content = _content(mark)
     if _is_this_machine(content):
         dead = _birth(int(content.get("pid", 0))) != content.get("birth")

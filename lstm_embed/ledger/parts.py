@@ -12,13 +12,14 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lstm_embed import storage
+from lstm_embed.ledger.sealed import fingerprint
 
 _RECORD_KEY = b"lstm_embed"
 _PART_NAME = re.compile(r"^part-(\d{8})-(\d{4,})(\.parquet|\.jsonl\.gz)$")
@@ -40,6 +41,8 @@ class Rejected:
     """SHA-256 of the piece's bytes as hex, or of as many as were read."""
     excerpt: bytes = b""
     """Its first bytes; written to the quarantine only where the user asked for text."""
+    count: int = 1
+    """Records it stands for, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,10 @@ class PartStore:
             input_digest=input_digest,
             stats=stats or {},
         )
+
+    def bound(self, content: Any) -> PartStore:
+        """Return this store with a fingerprint that depends on `content` too."""
+        return replace(self, fingerprint=fingerprint([self.fingerprint, content]))
 
     def write_table(self, record: PartRecord, table: pa.Table, **parquet_options: Any) -> int:
         """Commit a parquet part; return its bytes.
@@ -185,10 +192,12 @@ def _decode(data: bytes) -> PartRecord:
 
 def _gzip(data: bytes, record: bytes) -> bytes:
     """Compress `data` as one gzip member whose header's extra field holds `record` (RFC 1952, section 2.3.1.1)."""
-    subfield = _GZIP_EXTRA_ID + struct.pack("<H", len(record)) + record
-    header = b"\x1f\x8b\x08\x04" + b"\0\0\0\0" + b"\0\xff" + struct.pack("<H", len(subfield)) + subfield
     deflate = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     body = deflate.compress(data) + deflate.flush()
+    # The length of what follows goes first, so that a part cut short is known from its header and the listing.
+    record = struct.pack("<Q", len(body)) + record
+    subfield = _GZIP_EXTRA_ID + struct.pack("<H", len(record)) + record
+    header = b"\x1f\x8b\x08\x04" + b"\0\0\0\0" + b"\0\xff" + struct.pack("<H", len(subfield)) + subfield
     return header + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
 
 
@@ -199,4 +208,6 @@ def _read_gzip_record(file: pa.NativeFile) -> PartRecord | None:
     extra = file.read(struct.unpack("<H", header[10:12])[0])
     if extra[:2] != _GZIP_EXTRA_ID:
         return None
-    return _decode(extra[4 : 4 + struct.unpack("<H", extra[2:4])[0]])
+    length = struct.unpack("<Q", extra[4:12])[0]
+    whole = file.size() == len(header) + len(extra) + length + 8
+    return _decode(extra[12 : 4 + struct.unpack("<H", extra[2:4])[0]]) if whole else None

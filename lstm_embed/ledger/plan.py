@@ -1,8 +1,6 @@
-"""The plan of an output folder and the work that is left of it.
+"""The work that is left of an output folder's plan, and the manifest that closes it.
 
-The plan is an append-only list of units, written before the work as numbered JSON-lines files under `plan/`. A unit gets
-its number when it enters the plan and numbers are never used again, so adding or changing an input file redoes only the
-units that hold it. What has been done is read from the parts themselves. The manifest is written last.
+What has been done is read from the parts themselves. The manifest is written last.
 """
 
 from __future__ import annotations
@@ -20,42 +18,10 @@ from lstm_embed.ledger import parts
 from lstm_embed.ledger.owner import Owner, owned
 from lstm_embed.ledger.parts import PartRecord, PartStore
 from lstm_embed.ledger.sealed import FORMAT, MANIFEST, fingerprint, provenance, read_manifest
+from lstm_embed.ledger.units import Span, Unit, append_plan, differs, read_plan
 
 READERS = 32
 """Threads that read the records of parts; the work is waiting for the store."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of one input file, as it was when it entered the plan."""
-
-    path: str
-    start: int
-    """First byte (parquet: first row group) that belongs to the span."""
-    end: int
-    """First one that no longer does; -1 for the end of the file."""
-    size: int
-    stamp: str
-
-    @classmethod
-    def whole(cls, file: storage.FileInfo) -> Span:
-        """Return the span that is all of a file."""
-        return cls(file.path, 0, -1, file.size, file.stamp)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A piece of input that one task reads."""
-
-    number: int
-    spans: tuple[Span, ...]
-    committed: int = 0
-    """How many of its first parts are committed already."""
-
-    @property
-    def size(self) -> int:
-        """Bytes as stored (parquet row groups: the file's bytes)."""
-        return sum((span.size if span.end < 0 else span.end - span.start) for span in self.spans)
 
 
 Cut = Callable[[Sequence[storage.FileInfo]], list[tuple[Span, ...]]]
@@ -77,7 +43,7 @@ class Work:
     retired: tuple[int, ...]
     """Numbers of planned units whose input changed or, with pruning, vanished."""
     vanished: tuple[str, ...]
-    """Input files that are in the plan but no longer there."""
+    """Input files that are no longer there, while what they gave is kept."""
     records: dict[int, list[PartRecord]] = field(default_factory=dict)
     """Records of the units' committed parts from the first one on, by unit number."""
 
@@ -101,6 +67,8 @@ class Ledger:
         self.settings = {"kind": kind, "format": FORMAT, **settings}
         self.config = config
         self.store = PartStore(self.output, fingerprint(self.settings), suffix)
+        self.unit_content: dict[int, Any] = {}
+        """What else decides the content of single units' parts: theirs are in `store.bound(content)`."""
 
     def bind(self, content: dict[str, Any]) -> None:
         """Let the parts' fingerprint depend on something that is known only later, such as a vocabulary."""
@@ -116,7 +84,7 @@ class Ledger:
 
         Raises:
             FingerprintMismatch: if the folder was made with other settings.
-            InputError: if the folder holds something else.
+            InputError: if the folder holds something else, or input is gone that has to be read.
         """
         self._check_folder()
         planned, next_number = read_plan(self.output)
@@ -126,37 +94,42 @@ class Ledger:
         vanished = sorted(set(known) - set(now))
         stale = changed | (set(vanished) if prune else set())
         retired = sorted(n for n, unit in planned.items() if any(span.path in stale for span in unit.spans))
-        redo = {span.path for n in retired for span in planned[n].spans} & set(now)
+        again = {span.path for n in retired for span in planned[n].spans}
+        if not prune:
+            self._refuse_lost(again & set(vanished))
         new = set(now) - set(known)
         added = []
-        for group in (redo, new):
+        for group in (again & set(now), new):
             for spans in cut([now[path] for path in sorted(group)]) if group else []:
                 added.append(Unit(next_number, spans))
                 next_number += 1
         units = [unit for n, unit in sorted(planned.items()) if n not in set(retired)]
-        if not added and not retired and self._manifest_matches(units):
-            everything = tuple(units)
-            return Work(
-                finished=True,
-                units=everything,
-                pending=(),
-                added=(),
-                retired=(),
-                vanished=() if prune else tuple(vanished),
-            )
         work = Work(
-            finished=False,
+            finished=not added and not retired and self._manifest_matches(units),
             units=(*units, *added),
             pending=(),
             added=tuple(added),
             retired=tuple(retired),
-            vanished=tuple(vanished),
+            vanished=() if prune else tuple(vanished),
         )
-        return self.remaining(work)
+        if work.finished:
+            return work
+        work = self.remaining(work)
+        self._refuse_lost({span.path for unit in work.pending for span in unit.spans} & set(vanished))
+        return work
+
+    def _refuse_lost(self, paths: set[str]) -> None:
+        if paths:
+            first, *others = sorted(paths)
+            more = f" (and {len(others)} more files)" if others else ""
+            raise InputError(
+                f"{first}{more} is gone but must be read (again) for {self.output}; "
+                "put it back, or let go of what it gave with --prune"
+            )
 
     def remaining(self, work: Work) -> Work:
         """Return `work` with what is pending according to the parts that are there now."""
-        records = _committed(self.store, {unit.number for unit in work.units})
+        records = _committed(self.store, {unit.number for unit in work.units}, self.unit_content)
         pending = tuple(
             replace(unit, committed=len(records.get(unit.number, [])))
             for unit in work.units
@@ -167,7 +140,7 @@ class Ledger:
     @staticmethod
     def complete_units(store: PartStore, numbers: set[int]) -> dict[int, list[PartRecord]]:
         """Return the part records of those units that are complete in a part store."""
-        return {number: chain for number, chain in _committed(store, numbers).items() if is_complete(chain)}
+        return {number: chain for number, chain in _committed(store, numbers, {}).items() if is_complete(chain)}
 
     @contextlib.contextmanager
     def writing(self, work: Work) -> Iterator[Owner]:
@@ -186,7 +159,7 @@ class Ledger:
             storage.remove_temporaries(self.output)
             storage.remove(storage.join(self.output, MANIFEST))
             if work.added or work.retired:
-                _append_plan(self.output, work.added, work.retired)
+                append_plan(self.output, work.added, work.retired)
             self._sweep({unit.number for unit in work.units})
             yield owner
 
@@ -205,23 +178,28 @@ class Ledger:
             TooMuchRejected: if more than that was rejected; the parts stay, the manifest is not written.
         """
         records = {**work.records, **new}
-        manifest_parts = []
+        sizes = self._part_sizes()
+        entries: list[dict[str, Any]] = []
         totals: dict[str, Any] = {}
         for unit in work.units:
             for record in records[unit.number]:
-                manifest_parts.append({"name": record.stem + self.store.suffix, **asdict(record)})
+                entries.append({"name": record.stem + self.store.suffix, **asdict(record)})
                 add_counts(totals, record.stats)
         check_rejected(totals, max_bad_fraction, self.output)
+        for stranger in set(sizes) - {entry["name"] for entry in entries}:
+            if parts.parse_name(stranger):  # left of a unit that had more parts when it was made otherwise
+                storage.remove(storage.join(self.store.folder, stranger))
         manifest = {
             "format": FORMAT,
             "kind": self.kind,
-            "fingerprint": fingerprint([self.store.fingerprint, manifest_parts, extra]),
+            "fingerprint": fingerprint([self.store.fingerprint, entries, extra]),
             "settings": self.settings,
             "units": [unit.number for unit in work.units],
-            "rows": sum(part["rows"] for part in manifest_parts),
+            "rows": sum(entry["rows"] for entry in entries),
             "totals": totals,
             **extra,
-            "parts": manifest_parts,
+            # How many bytes a part has depends on the version of the parquet library: no matter of the fingerprint.
+            "parts": [{**entry, "bytes": sizes[entry["name"]]} for entry in entries],
         }
         storage.write_json(storage.join(self.output, MANIFEST), manifest)
         return manifest
@@ -259,8 +237,19 @@ class Ledger:
             manifest = read_manifest(self.output, kind=self.kind)
         except (FileNotFoundError, InputError):
             return False
-        listed = {storage.name(file.path) for file in storage.list_files(self.store.folder)}
-        return manifest["units"] == [unit.number for unit in units] and {p["name"] for p in manifest["parts"]} <= listed
+        if manifest["units"] != [unit.number for unit in units]:
+            return False
+        expected = {number: self.store.bound(content).fingerprint for number, content in self.unit_content.items()}
+        sizes = self._part_sizes()
+        return all(
+            part["fingerprint"] == expected.get(part["unit"], self.store.fingerprint)
+            and part["name"] in sizes
+            and sizes[part["name"]] == part.get("bytes", sizes[part["name"]])
+            for part in manifest["parts"]
+        )
+
+    def _part_sizes(self) -> dict[str, int]:
+        return {storage.name(file.path): file.size for file in storage.list_files(self.store.folder)}
 
     def _sweep(self, active: set[int]) -> None:
         """Delete parts and quarantine lists of units that left the plan."""
@@ -288,40 +277,17 @@ def read_records(store: PartStore, numbers: set[int]) -> list[PartRecord]:
     return sorted(found, key=lambda record: (record.unit, record.part))
 
 
-def _committed(store: PartStore, numbers: set[int]) -> dict[int, list[PartRecord]]:
+def _committed(store: PartStore, numbers: set[int], content: dict[int, Any]) -> dict[int, list[PartRecord]]:
     """Return for each unit the records of its committed parts from the first one on, without gaps."""
+    expected = {number: store.bound(value).fingerprint for number, value in content.items()}
     by_unit: dict[int, list[PartRecord]] = {}
     for record in read_records(store, numbers):
         chain = by_unit.setdefault(record.unit, [])
         closed = bool(chain) and chain[-1].last
-        if not closed and record.fingerprint == store.fingerprint and record.part == len(chain):
+        made_alike = record.fingerprint == expected.get(record.unit, store.fingerprint)
+        if not closed and made_alike and record.part == len(chain):
             chain.append(record)
     return by_unit
-
-
-def read_plan(output: str) -> tuple[dict[int, Unit], int]:
-    """Return the active units of a folder's plan by number, and the next free number."""
-    units: dict[int, Unit] = {}
-    next_number = 0
-    for file in storage.list_files(storage.join(output, "plan")):
-        for line in storage.read_bytes(file.path).splitlines():
-            entry = json.loads(line)
-            if "retire" in entry:
-                units.pop(entry["retire"], None)
-                continue
-            units[entry["unit"]] = Unit(entry["unit"], tuple(Span(*span) for span in entry["spans"]))
-            next_number = max(next_number, entry["unit"] + 1)
-    return units, next_number
-
-
-def _append_plan(output: str, added: Sequence[Unit], retired: Sequence[int]) -> None:
-    existing = storage.list_files(storage.join(output, "plan"))
-    lines = [json.dumps({"retire": number}) for number in retired]
-    for unit in added:
-        spans = [[span.path, span.start, span.end, span.size, span.stamp] for span in unit.spans]
-        lines.append(json.dumps({"unit": unit.number, "spans": spans}))
-    path = storage.join(output, "plan", f"{len(existing):06d}.jsonl")
-    storage.write_bytes(path, ("\n".join(lines) + "\n").encode("ascii"))
 
 
 def check_rejected(totals: dict[str, Any], max_bad_fraction: float, output: str) -> None:
@@ -360,10 +326,6 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def differs(span: Span, file: storage.FileInfo) -> bool:
-    return span.size != file.size or span.stamp != file.stamp
 
 
 def add_counts(totals: dict[str, Any], stats: dict[str, Any]) -> None:
