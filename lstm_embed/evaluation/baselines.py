@@ -1,0 +1,172 @@
+"""What a model has to beat: averages of word vectors, BM25, the most frequent word, the nearest known sentence.
+
+All evaluations share these. An averaging baseline is, like a model, a function from texts to vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+from scipy import sparse
+
+from lstm_embed.corpus.text import tokenize
+from lstm_embed.corpus.vocabulary import UNKNOWN, Vocabulary
+from lstm_embed.word_vectors.scores import unit_rows
+
+FloatArray = npt.NDArray[np.float32]
+Embed = Callable[[Sequence[str]], FloatArray]
+"""Takes n texts, returns their vectors, float32, shape (n, E)."""
+
+SIF_CONSTANT = 1e-4
+INSTALL = 'pip install "lstm_embed[evaluation]"'
+
+
+class Tokens:
+    """Texts as ids: one token rule and one vocabulary.
+
+    Args:
+        vocabulary: Of the model.
+        profile: Token rule of the model.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, profile: str) -> None:
+        self.vocabulary = vocabulary
+        self.profile = profile
+
+    def words(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the tokens of each text."""
+        return tokenize(texts, self.profile).to_pylist()
+
+    def ids(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """Return the ids of each text's tokens, unknown ones included."""
+        lists = self.vocabulary.id_lists(tokenize(texts, self.profile))
+        return np.split(lists.flatten().to_numpy(), lists.offsets.to_numpy()[1:-1]) if len(texts) else []
+
+    def shares(self, texts: Sequence[str]) -> sparse.csr_array:
+        """Return how large a share of each text's known tokens each word is, shape (n, V)."""
+        lists = self.vocabulary.id_lists(tokenize(texts, self.profile))
+        ids = lists.flatten().to_numpy()
+        rows = np.repeat(np.arange(len(texts)), pc.list_value_length(lists).to_numpy(zero_copy_only=False))
+        known = ids > UNKNOWN
+        ids, rows = ids[known], rows[known]
+        values = (1.0 / np.maximum(np.bincount(rows, minlength=len(texts)), 1))[rows].astype(np.float32)
+        return sparse.csr_array((values, (rows, ids)), shape=(len(texts), len(self.vocabulary)))
+
+
+def averaging_baselines(
+    tokens: Tokens, vectors: FloatArray, reference: Sequence[str], own_weights: npt.ArrayLike | None = None
+) -> dict[str, Embed]:
+    """Return the averaging baselines by name.
+
+    Args:
+        tokens: Turns texts into words.
+        vectors: Word vectors, shape (V, d).
+        reference: Sentences of the training corpus, whose first principal component "sif_minus_first" takes away.
+        own_weights: Word weights a model has learned, shape (V,).
+
+    Returns:
+        `mean`; `sif`: weights a/(a+p) (Arora et al. 2017, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings");
+        `sif_minus_first`; `log_unit`: vectors of length 1, weights log(1/p) scaled to 0..1; and, if there are own weights,
+        `own_weights`: vectors of length 1 with them.
+    """
+    p = tokens.vocabulary.probabilities()
+    sif = SIF_CONSTANT / (SIF_CONSTANT + p)
+    surprise = -np.log(np.where(p > 0, p, 1.0))
+    words = surprise[UNKNOWN + 1 :]
+    log = (surprise - words.min(initial=np.inf)) / max(words.max(initial=0.0), 1e-9)
+    units = unit_rows(vectors)
+    averages = {
+        "mean": (np.ones(len(p)), vectors),
+        "sif": (sif, vectors),
+        "log_unit": (log, units),
+    }
+    if own_weights is not None:
+        averages["own_weights"] = (np.asarray(own_weights, np.float64), units)
+    baselines = {name: _average(tokens, weights, matrix) for name, (weights, matrix) in averages.items()}
+    baselines["sif_minus_first"] = _without_first_component(baselines["sif"], reference)
+    return baselines
+
+
+def _average(tokens: Tokens, weights: npt.NDArray[np.float64], vectors: FloatArray) -> Embed:
+    weighted = (weights[:, None] * vectors).astype(np.float32)
+
+    def embed(texts: Sequence[str]) -> FloatArray:
+        return np.asarray(tokens.shares(texts) @ weighted, np.float32)
+
+    return embed
+
+
+def _without_first_component(embed: Embed, reference: Sequence[str]) -> Embed:
+    sample = embed(reference)
+    _, eigenvectors = np.linalg.eigh(sample.T @ sample)
+    first = eigenvectors[:, -1]
+
+    def embed_without(texts: Sequence[str]) -> FloatArray:
+        vectors = embed(texts)
+        return vectors - np.outer(vectors @ first, first)
+
+    return embed_without
+
+
+class Bm25:
+    """BM25 over a corpus of texts, by the library bm25s.
+
+    Args:
+        texts: The corpus.
+        tokens: Splits texts into words, the same way as for the model.
+
+    Raises:
+        ImportError: if bm25s is not installed.
+    """
+
+    def __init__(self, texts: Sequence[str], tokens: Tokens) -> None:
+        import bm25s
+
+        self._tokens = tokens
+        self._index: Any = bm25s.BM25()
+        self._index.index(tokens.words(texts), show_progress=False)
+        self._num_texts = len(texts)
+
+    def scores(self, texts: Sequence[str]) -> FloatArray:
+        """Return the score of every text of the corpus for each query, shape (n, corpus)."""
+        known = self._index.vocab_dict
+        scores = np.zeros((len(texts), self._num_texts), np.float32)
+        for row, words in zip(scores, self._tokens.words(texts), strict=True):
+            found = [word for word in words if word in known]
+            if found:
+                row[:] = self._index.get_scores(found)
+        return scores
+
+
+def has_bm25() -> bool:
+    """Tell whether the library is installed."""
+    try:
+        import bm25s  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+class NearestSentence:
+    """Answers a vector with the training sentence whose vector is nearest.
+
+    Args:
+        texts: Training sentences.
+        vectors: Their vectors.
+    """
+
+    def __init__(self, texts: Sequence[str], vectors: FloatArray) -> None:
+        self._texts = texts
+        self._units = unit_rows(vectors)
+
+    def __call__(self, vectors: FloatArray) -> list[str]:
+        """Return a sentence for each vector."""
+        answers: list[str] = []
+        for start in range(0, len(vectors), 256):
+            nearest = (unit_rows(vectors[start : start + 256]) @ self._units.T).argmax(axis=1)
+            answers += [self._texts[i] for i in nearest]
+        return answers
