@@ -391,11 +391,12 @@ def test_groups_in_one_pass_are_the_mean_of_single_passes_weighted_by_their_sent
         small_group(noise=0.3),
         small_group(noise=0.3, seed=1, sentences=[[3, 4], [20, 21, 22], [], [23], [24, 25, 7, 7, 7, 8, 9, 10], [5, 2]]),
         make_group([np.array([31, 32]), np.array([33])], [1, 0], [0, 0]),
+        make_group([np.array([1, 1]), np.array([1])], [1, 0], [0, 0]),
     ]
     together, apart = make_model(move=0.2), make_model(move=0.2)
     losses = together.loss(groups)
     losses.total.backward()
-    assert losses.num_sentences == 6 + 5 + 2
+    assert losses.num_sentences == 6 + 5 + 2 + 2
     assert losses.num_tokens == sum(group.num_tokens for group in groups)
     single = [apart.loss(group) for group in groups]
     total = sum(one.total * one.num_sentences for one in single) / losses.num_sentences
@@ -403,7 +404,7 @@ def test_groups_in_one_pass_are_the_mean_of_single_passes_weighted_by_their_sent
     torch.testing.assert_close(losses.total, total, rtol=1e-5, atol=1e-6)
     for name, gradient in gradients(together).items():
         torch.testing.assert_close(gradient, gradients(apart)[name], rtol=1e-3, atol=1e-6)
-    accuracy = sum(one.accuracy * one.num_sentences for one in single) / losses.num_sentences
+    accuracy = sum((one.accuracy or 0.0) * one.num_sentences for one in single) / losses.num_sentences
     torch.testing.assert_close(losses.accuracy, accuracy)
 
 

@@ -72,6 +72,7 @@ class Batch(_Movable):
         partner_GB: Row of the neighbour inside its group, -1 if none.
         article_GB: Article numbers; distinct negative numbers where there is no sentence.
         candidates_GC: Candidate ids, padded with 0.
+        candidate_mask_GC: False where padded; None if none is.
         target_GN: Candidate index of each word to reconstruct, 0 where padded.
         target_position_GN: Its place in the (T, R) grid, flattened.
         target_row_GN: Its row inside its group.
@@ -87,6 +88,7 @@ class Batch(_Movable):
     partner_GB: Tensor
     article_GB: Tensor
     candidates_GC: Tensor
+    candidate_mask_GC: Tensor | None
     target_GN: Tensor
     target_position_GN: Tensor
     target_row_GN: Tensor
@@ -185,8 +187,8 @@ def _by_falling_length(lengths_B: IntArray) -> tuple[int, IntArray, IntArray]:
     return len(order), order, new_row
 
 
-def _targets(groups: Sequence[Group], ids_TR: IntArray) -> dict[str, Tensor]:
-    """Return the words to reconstruct: all known words of each group, as fields of `Batch`."""
+def _targets(groups: Sequence[Group], ids_TR: IntArray) -> dict[str, Any]:
+    """Return the words to reconstruct, all known words of each group, and their candidates, as fields of `Batch`."""
     num_rows = ids_TR.shape[1] // len(groups)
     found = []
     for number, group in enumerate(groups):
@@ -199,8 +201,12 @@ def _targets(groups: Sequence[Group], ids_TR: IntArray) -> dict[str, Tensor]:
         )
         found.append((index, step * ids_TR.shape[1] + number * num_rows + row, row))
     num_targets = max(len(index) for index, _, _ in found)
+    num_candidates = np.array([len(group.candidates_C) for group in groups])
+    # A group without candidates keeps one, lest its softmax be over nothing; it has no targets either.
+    mask = np.arange(num_candidates.max()) < np.maximum(num_candidates, 1)[:, None]
     return {
-        "candidates_GC": _stack([group.candidates_C for group in groups], max(len(g.candidates_C) for g in groups)),
+        "candidates_GC": _stack([group.candidates_C for group in groups], num_candidates.max()),
+        "candidate_mask_GC": None if mask.all() else torch.from_numpy(mask),
         "target_GN": _stack([index for index, _, _ in found], num_targets),
         "target_position_GN": _stack([position for _, position, _ in found], num_targets),
         "target_row_GN": _stack([row for _, _, row in found], num_targets),

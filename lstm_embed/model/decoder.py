@@ -81,18 +81,14 @@ class Decoder(nn.Module):
             hidden_GQK = F.embedding(batch.target_position_GN, hidden_TRK.flatten(0, 1))
             row_GN = torch.arange(num_targets, device=code_RD.device).expand(num_groups, -1)
         vectors_GCd = F.embedding(batch.candidates_GC, word_vectors_Vd).detach()
-        mask_GC = batch.candidates_GC >= FIRST_WORD if num_groups > 1 else None
         weight_GN = target_weights_V[batch.candidates_GC.gather(1, batch.target_GN)] * batch.target_mask_GN
         if self.loss == "softmax":
-            logits_GQC = self._logits(hidden_GQK, F.normalize(vectors_GCd, dim=2), mask_GC)
-            loss_GN, right_GN = losses.word_loss(logits_GQC, row_GN, batch.target_GN)
-            return losses.weighted_mean(loss_GN, weight_GN), losses.weighted_mean(right_GN, batch.target_mask_GN)
+            loss_G, right_GN = self._softmax_loss(batch, hidden_GQK, row_GN, vectors_GCd, weight_GN)
+            return loss_G, losses.weighted_mean(right_GN, batch.target_mask_GN)
         right_G = None
         if not self.training:
             scores_GQC = word_scores(self.vectors(hidden_GQK), vectors_GCd, self.loss)
-            if mask_GC is not None:
-                scores_GQC = scores_GQC.masked_fill(~mask_GC[:, None, :], -torch.inf)
-            right_GN = scores_GQC.argmax(2).gather(1, row_GN) == batch.target_GN
+            right_GN = _masked(scores_GQC, batch).argmax(2).gather(1, row_GN) == batch.target_GN
             right_G = losses.weighted_mean(right_GN, batch.target_mask_GN)
         if self.counts_padding:
             target_TRd = F.embedding(batch.position_TR, table_Ud).detach()
@@ -102,16 +98,39 @@ class Decoder(nn.Module):
         target_GNd = losses.take_rows(vectors_GCd, batch.target_GN)
         return losses.weighted_mean(losses.vector_loss(output_GNd, target_GNd, self.loss), weight_GN), right_G
 
-    def _logits(self, hidden_GQK: Tensor, unit_GCd: Tensor, mask_GC: Tensor | None) -> Tensor:
-        """Return the dot products of output vectors and candidates, shape (G, Q, C); -inf where there is no candidate."""
+    def _softmax_loss(
+        self, batch: Batch, hidden_GQK: Tensor, row_GN: Tensor, vectors_GCd: Tensor, weight_GN: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of each group, shape (G,), and which words are likeliest where they stand, shape (G, N)."""
+        query_GQK, key_GCK, bias_GC = self._compared(hidden_GQK, F.normalize(vectors_GCd, dim=2))
+        if self.lstm is None:
+            logits_GQC = _masked(query_GQK @ key_GCK.mT + bias_GC[:, None, :], batch)
+            loss_GN, right_GN = losses.word_loss(logits_GQC, row_GN, batch.target_GN)
+            return losses.weighted_mean(loss_GN, weight_GN), right_GN
+        share_GN = weight_GN / weight_GN.sum(1, keepdim=True).clamp_min(1e-12)
+        mask_GC = batch.candidate_mask_GC
+        found = [
+            losses.CandidateSoftmax.apply(
+                query_GQK[g],
+                key_GCK[g],
+                bias_GC[g],
+                None if mask_GC is None else mask_GC[g],
+                batch.target_GN[g],
+                share_GN[g],
+            )
+            for g in range(len(query_GQK))
+        ]
+        return torch.stack([loss for loss, _ in found]), torch.stack([right_N for _, right_N in found])
+
+    def _compared(self, hidden_GQK: Tensor, unit_GCd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and biases whose products are those of output vectors and candidates.
+
+        With a linear output layer either product may come first; the smaller inner dimension is cheaper.
+        """
         weight_dK, bias_d = self.output.weight, self.output.bias
         if self.activation == "linear" and weight_dK.shape[1] < weight_dK.shape[0]:
-            # The same products in another order: cheaper where the hidden dimension is the smaller one.
-            key_GCK = unit_GCd @ weight_dK
-            logits_GQC = hidden_GQK @ key_GCK.transpose(1, 2) + (unit_GCd @ bias_d)[:, None, :]
-        else:
-            logits_GQC = self.vectors(hidden_GQK) @ unit_GCd.transpose(1, 2)
-        return logits_GQC if mask_GC is None else logits_GQC.masked_fill(~mask_GC[:, None, :], -torch.inf)
+            return hidden_GQK, unit_GCd @ weight_dK, unit_GCd @ bias_d
+        return self.vectors(hidden_GQK), unit_GCd, unit_GCd.new_zeros(unit_GCd.shape[:2])
 
     @torch.no_grad()
     def decode(self, code_RD: Tensor, num_steps: int, word_vectors_Vd: Tensor) -> Tensor:
@@ -137,6 +156,12 @@ class Decoder(nn.Module):
         return word_scores(output_Rd, word_vectors_Vd, self.loss).index_fill(
             1, torch.arange(FIRST_WORD, device=output_Rd.device), -torch.inf
         )
+
+
+def _masked(scores_GQC: Tensor, batch: Batch) -> Tensor:
+    """Return scores of -inf where a group has no candidate."""
+    mask_GC = batch.candidate_mask_GC
+    return scores_GQC if mask_GC is None else scores_GQC.masked_fill(~mask_GC[:, None, :], -torch.inf)
 
 
 def word_scores(output_Rd: Tensor, vectors_Cd: Tensor, loss: str) -> Tensor:

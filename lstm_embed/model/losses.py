@@ -2,14 +2,20 @@
 
 Negatives and candidates stay inside a group. Each function returns one value a group.
 
-Shape suffixes: G groups, B sentences of a group, N reconstructed words of a group, C candidates, D code, d word vector.
+Shape suffixes: G groups, B sentences of a group, N reconstructed words of a group, C candidates, D code, d word vector,
+K dimension in which words are compared.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_CHUNK_ROWS, _CHUNK_ROWS_GPU = 128, 8192
 
 
 def contrast(
@@ -65,6 +71,61 @@ def word_loss(logits_GQC: Tensor, row_GN: Tensor, target_GN: Tensor) -> tuple[Te
     log_p_GQC = F.log_softmax(logits_GQC.float(), dim=2)
     loss_GN = -log_p_GQC.flatten(1).gather(1, row_GN * num_candidates + target_GN)
     return loss_GN, logits_GQC.argmax(2).gather(1, row_GN) == target_GN
+
+
+class CandidateSoftmax(torch.autograd.Function):
+    """The weighted negative log-likelihood of the right candidates, without holding all logits of a group.
+
+    Probabilities and gradients of a few rows at a time stay in the processor's cache. The gradients are made in the forward
+    pass, which is when the probabilities are there.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_NK: Any, key_CK: Any, bias_C: Any, mask_C: Any, target_N: Any, weight_N: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum of the weighted losses, and which targets are the likeliest candidates, shape (N,).
+
+        Args:
+            ctx: Keeps the gradients.
+            query_NK: What predicts each word.
+            key_CK: Candidates; their product with a query, plus their bias, is the logit.
+            bias_C: Bias of each candidate.
+            mask_C: False where there is no candidate; None if all are.
+            target_N: The right candidate.
+            weight_N: Weight of each word.
+        """
+        wanted = any(ctx.needs_input_grad)
+        d_query, d_key, d_bias = (torch.zeros_like(x, dtype=torch.float32) for x in (query_NK, key_CK, bias_C))
+        total, right = weight_N.new_zeros(()), []
+        size = _CHUNK_ROWS if query_NK.device.type == "cpu" else _CHUNK_ROWS_GPU
+        for start in range(0, len(query_NK), size):
+            query, target, weight = (x[start : start + size] for x in (query_NK, target_N[:, None], weight_N))
+            logits = torch.addmm(bias_C, query, key_CK.t()).float()
+            if mask_C is not None:
+                logits.masked_fill_(~mask_C, -torch.inf)
+            largest, chosen = logits.amax(1), logits.gather(1, target).squeeze(1)
+            p = torch.softmax(logits, dim=1)
+            # log of the sum of exp(logits), from the largest: its probability cannot be lost to rounding
+            log_sum = largest - p.amax(1).log()
+            total += weight @ (log_sum - chosen)
+            right.append(chosen >= largest)
+            if wanted:
+                d_logits = p.scatter_add_(1, target, -torch.ones_like(chosen)[:, None]).mul_(weight[:, None])
+                d_query[start : start + size] = d_logits @ key_CK
+                d_key += d_logits.t() @ query
+                d_bias += d_logits.sum(0)
+        ctx.save_for_backward(*((d_query, d_key, d_bias) if wanted else ()))
+        ctx.dtypes = query_NK.dtype, key_CK.dtype, bias_C.dtype
+        right_N = torch.cat(right)
+        ctx.mark_non_differentiable(right_N)
+        return total, right_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        d_query, d_key, d_bias = ((d * grad).to(dtype) for d, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
+        return d_query, d_key, d_bias, None, None, None
 
 
 def vector_loss(output_GNd: Tensor, target_GNd: Tensor, kind: str) -> Tensor:
