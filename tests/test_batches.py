@@ -50,7 +50,7 @@ def signature(group: Group) -> tuple[bytes, ...]:
 
 
 def groups_by_number(step: Step[list[Group]]) -> dict[int, tuple[bytes, ...]]:
-    return {n: signature(group) for n, group in zip(step.owned, step.groups, strict=True)}
+    return {n: signature(group) for n, group in zip(step.owned, step.work, strict=True)}
 
 
 def read_epoch(tokens: TokenSet, plan: BatchPlan, epoch: int) -> Iterator[tuple[int, list[list[tuple[int, int, int]]]]]:
@@ -225,9 +225,9 @@ def test_the_loader_makes_the_groups_of_the_plan_across_epochs(tokens: TokenSet)
         ):
             assert step.epoch == epoch
             assert step.num_groups == len(groups)
-            assert step.num_sentences == sum(g.num_sentences for g in step.groups)
-            assert step.num_tokens == sum(g.num_tokens for g in step.groups)
-            for planned, group in zip(groups, step.groups, strict=True):
+            assert step.num_sentences == sum(g.num_sentences for g in step.work)
+            assert step.num_tokens == sum(g.num_tokens for g in step.work)
+            for planned, group in zip(groups, step.work, strict=True):
                 rows = [(p, row) for p, row, _ in planned] + [(p, row) for p, _, row in planned if row >= 0]
                 for (part, row), ids, length in zip(rows, group.ids_BT, group.lengths_B, strict=True):
                     expected = tokens.read_part(part, ["ids"])["ids"][row].as_py()[:16]
@@ -238,7 +238,7 @@ def test_the_loader_makes_the_groups_of_the_plan_across_epochs(tokens: TokenSet)
 def test_groups_keep_what_the_model_relies_on(tokens: TokenSet) -> None:
     dropped = total = 0
     for step in make_loader(tokens, make_plan(tokens)).steps(0, 8):
-        for group in step.groups:
+        for group in step.work:
             known = group.ids_BT >= 2
             assert not (group.ids_BT == 0)[np.arange(group.ids_BT.shape[1]) < group.lengths_B[:, None]].any()
             assert np.array_equal(group.candidates_C, np.unique(group.candidates_C))
@@ -258,7 +258,7 @@ def test_sentences_of_like_length_go_together(tmp_path: Path) -> None:
     longest = [
         group.lengths_B.max() - _longest_of_items(group).min()
         for step in make_loader(tokens, plan).steps(0, 40)
-        for group in step.groups
+        for group in step.work
     ]
     assert np.mean(longest) < 1.0
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -53,7 +53,7 @@ class Step(Generic[T]):
         num_sentences: Sentences of the whole step.
         num_tokens: Tokens of the whole step that are used.
         owned: Numbers of the groups this worker computes.
-        groups: These groups, as the loader's `transform` returned them.
+        work: These groups, as the loader's `transform` returned them.
     """
 
     step: int
@@ -62,7 +62,7 @@ class Step(Generic[T]):
     num_sentences: int
     num_tokens: int
     owned: tuple[int, ...]
-    groups: T
+    work: T
 
 
 class Loader(Generic[T]):
@@ -104,7 +104,7 @@ class Loader(Generic[T]):
         self._ahead = ahead
         self._sampler = NegativeSampler(tokens.vocabulary.counts)
 
-    def steps(self, start: int, stop: int) -> Iterator[Step[T]]:
+    def steps(self, start: int, stop: int) -> Generator[Step[T], None, None]:
         """Yield the steps from `start` to before `stop`; closing the iterator ends its threads."""
         with _threads(1, "buffers") as readers, _threads(self._threads, "groups") as makers:
             yield from _ahead(makers, self._make, self._cuts(readers, start, stop), self._ahead)

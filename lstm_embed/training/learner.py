@@ -1,0 +1,269 @@
+"""One step of training: gradients of whole groups, summed over workers in one fixed order, then Adam.
+
+The gradients of all parameters are views into one flat float32 buffer, at whose end the step's losses and signals ride along,
+so a step has exactly one all-reduce. (DDP rebuilds its buckets after the first step, which changes bits.) On a GPU nothing here
+waits for the device: a step whose numbers are not finite changes no weight, and the host finds out a few steps later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lstm_embed.errors import NonFiniteLoss
+from lstm_embed.model.autoencoder import Autoencoder, Losses
+from lstm_embed.model.batch import Batch, collate
+from lstm_embed.model.config import ModelConfig
+from lstm_embed.model.group import Group
+from lstm_embed.training import checkpoint
+from lstm_embed.training.config import TrainingConfig
+from lstm_embed.training.loader import Step
+from lstm_embed.training.session import Session
+
+LOSSES = ("loss", "reconstruction", "contrast", "accuracy", "contrast_accuracy")
+"""Means over the sentences of a step, by their names in the metrics."""
+_STOP, _SAVE, _NORM, _SCALE = len(LOSSES), len(LOSSES) + 1, len(LOSSES) + 2, len(LOSSES) + 3
+_NUM_REDUCED = len(LOSSES) + 2
+_LOSS_SCALE, _GOOD_STEPS = 2.0**14, 2000
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A worker's groups of a step, and the batches they are computed in: one each on a CPU, all together on a GPU.
+
+    Attributes:
+        groups: The groups.
+        batches: The same, laid out.
+        positions: Positions the encoder computes for them, padding included.
+    """
+
+    groups: list[Group]
+    batches: list[Batch]
+    positions: int
+
+
+class Layout:
+    """Lays out the groups of a step for the model; runs in the loader's threads.
+
+    Args:
+        padded_length: `ModelConfig.padded_length`.
+        device: Where they will be computed.
+    """
+
+    def __init__(self, padded_length: int, device: torch.device) -> None:
+        self._padded_length = padded_length
+        self._together = device.type == "cuda"
+
+    def __call__(self, groups: list[Group]) -> Share:
+        """Return the groups laid out; see `Share`."""
+        if not groups:
+            return Share([], [], 0)
+        if not self._together:
+            batches = [collate([group], self._padded_length) for group in groups]
+            return Share(groups, batches, sum(sum(batch.inputs.running) for batch in batches))
+        batch = collate(groups, self._padded_length)
+        return Share(groups, [batch.pin()], batch.inputs.position_TR.numel())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step came to; the same on all workers.
+
+    Attributes:
+        losses: By the names of `LOSSES`.
+        gradient_norm: Before clipping.
+        stop: The run was asked to stop.
+        save: A checkpoint is wanted.
+    """
+
+    losses: dict[str, float]
+    gradient_norm: float
+    stop: bool
+    save: bool
+
+
+class Learner:
+    """The model, its optimizer and the flat gradient.
+
+    Args:
+        model: On the session's device.
+        config: Learning rate, clipping.
+        session: This worker.
+        precision: "fp32", "bf16" or "fp16".
+    """
+
+    def __init__(self, model: Autoencoder, config: TrainingConfig, session: Session, precision: str) -> None:
+        self.model = model
+        self._config = config
+        self._session = session
+        self._dtype = _DTYPES.get(precision)
+        device = session.device
+        parameters = checkpoint.trained_parameters(model)
+        size = sum(parameter.numel() for parameter in parameters.values())
+        self._flat = torch.zeros(size + _NUM_REDUCED, device=device)
+        self._gradient, self._sums = self._flat[:size], self._flat[size:]
+        start = 0
+        for parameter in parameters.values():
+            parameter.grad = self._flat[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+        self._factors = {"network": 1.0, "word_weights": config.word_weight_rate, "word_vectors": 1.0}
+        groups = [{"params": found, "name": name} for name, found in model.parameter_groups().items() if found]
+        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
+        self.measured = _measured(config.model)
+        self._failed = torch.zeros((), dtype=torch.bool, device=device)
+        self._scale = torch.full((), _LOSS_SCALE if precision == "fp16" else 1.0, device=device)
+        self._good = torch.zeros((), device=device)
+
+    def step(self, step: Step[Share], rate: float, *, stop: bool, save: bool) -> Pending:
+        """Make one step, without waiting for its result.
+
+        Args:
+            step: This worker's groups.
+            rate: Factor on the learning rate.
+            stop: Signal to all workers that the run was asked to stop.
+            save: Signal to all workers that a checkpoint is wanted.
+        """
+        self._flat.zero_()
+        for batch in step.work.batches:
+            losses = self._losses(batch)
+            weight = batch.num_sentences / step.num_sentences
+            (losses.total * (weight * self._scale)).backward()
+            self._sums[: len(LOSSES)].add_(_stack(losses), alpha=weight)
+        if stop or save:
+            self._sums[_STOP] = float(stop)
+            self._sums[_SAVE] = float(save)
+        self._session.all_reduce(self._flat)
+        norm = self._apply(rate)
+        return Pending(step, torch.cat([self._sums, torch.stack([norm, self._scale])]))
+
+    def _apply(self, rate: float) -> Tensor:
+        """Change the weights by the summed gradient; return its norm. Nothing changes after a step that was not finite."""
+        scaled = self._dtype is torch.float16
+        if scaled:
+            self._gradient.div_(self._scale)
+        norm = torch.linalg.vector_norm(self._gradient)
+        overflow = ~torch.isfinite(norm)
+        # With scaled losses an overflow of the gradient is expected now and then; the step is left out, the scale lowered.
+        self._failed |= ~torch.isfinite(self._sums[: len(LOSSES)]).all() | (overflow & (not scaled))
+        if scaled:
+            self._good = torch.where(overflow, 0.0, self._good + 1.0)
+            grown = torch.where(self._good >= _GOOD_STEPS, self._scale * 2.0, self._scale)
+            self._scale = torch.where(overflow, self._scale * 0.5, grown).clamp(1.0, 2.0**24)
+            self._good = torch.where(self._good >= _GOOD_STEPS, 0.0, self._good)
+        if self._config.clip:
+            self._gradient.mul_((self._config.clip / (norm + 1e-6)).clamp(max=1.0))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._config.learning_rate * rate * self._factors[group["name"]]
+        # Fused Adam leaves everything as it is where this is 1, without telling the host.
+        self.optimizer.found_inf = (self._failed | overflow).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        return norm
+
+    def _losses(self, batch: Batch) -> Losses:
+        device = self._session.device
+        autocast: Any = contextlib.nullcontext()
+        if self._dtype is not None:
+            autocast = torch.autocast(device.type, dtype=self._dtype)
+        with autocast:
+            return self.model(batch.to(device))
+
+    def check(self, step: Step[Share], outcome: Outcome) -> None:
+        """Stop a run whose step was not finite; all workers call this for the same step.
+
+        Raises:
+            NonFiniteLoss: naming step and group.
+        """
+        finite = all(map(_is_finite, outcome.losses.values()))
+        if finite and (_is_finite(outcome.gradient_norm) or self._dtype is torch.float16):
+            return
+        # The weights are still those of before the step, so its groups can be looked at one by one.
+        bad = torch.zeros(step.num_groups, device=self._session.device)
+        for number, group in zip(step.owned, step.work.groups, strict=True):
+            with torch.no_grad():
+                losses = self._losses(collate([group], self.model.config.padded_length))
+            bad[number] = float(not bool(torch.isfinite(_stack(losses)).all()))
+        self._session.all_reduce(bad)
+        numbers = ", ".join(str(int(n)) for n in bad.nonzero().flatten())
+        what = f"the loss of group {numbers}" if numbers else "the gradient"
+        raise NonFiniteLoss(
+            f"step {step.step} (epoch {step.epoch}): {what} is not a finite number; no weight was changed by it. "
+            "The checkpoints before it are kept; try a lower --learning-rate, --clip, or --precision fp32 under another "
+            "--run-name with --init-from"
+        )
+
+    @torch.no_grad()
+    def evaluate(self, num_groups: int, groups: Sequence[tuple[int, Share]]) -> dict[str, float]:
+        """Return the mean losses over groups that are shared among the workers.
+
+        The sums are taken in the order of the groups, whichever worker computed them.
+        """
+        table = torch.zeros(num_groups, len(LOSSES) + 1, device=self._session.device)
+        for number, share in groups:
+            for batch in share.batches:
+                table[number, :-1] = _stack(self._losses(batch))
+                table[number, -1] = batch.num_sentences
+        self._session.all_reduce(table)
+        values = table.double().cpu()
+        sums = (values[:, :-1] * values[:, -1:]).sum(0) / values[:, -1].sum().clamp_min(1.0)
+        return dict(zip(LOSSES, sums.tolist(), strict=True))
+
+    def state(self) -> dict[str, float]:
+        """Return the state that is not a tensor of the model or the optimizer."""
+        return {"loss_scale": float(self._scale), "good_steps": float(self._good)}
+
+    def load(self, found: checkpoint.Checkpoint) -> None:
+        """Take up a checkpoint."""
+        checkpoint.load_parameters(self.model, found.parameters, found.path)
+        checkpoint.load_optimizer(self.model, self.optimizer, found.moments, found.path)
+        self._scale.fill_(found.state["scaler"]["loss_scale"])
+        self._good.fill_(found.state["scaler"]["good_steps"])
+
+
+class Pending:
+    """A step under way; `result` waits for it.
+
+    Args:
+        step: What was trained on.
+        values: What `Outcome` holds, on the device.
+    """
+
+    def __init__(self, step: Step[Share], values: Tensor) -> None:
+        self.step = step
+        self._event: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._values = values
+
+    def result(self) -> Outcome:
+        """Return what the step came to."""
+        if self._event is not None:
+            self._event.synchronize()
+        values = self._values.tolist()
+        return Outcome(dict(zip(LOSSES, values, strict=False)), values[_NORM], values[_STOP] > 0, values[_SAVE] > 0)
+
+
+def _stack(losses: Losses) -> Tensor:
+    zero = losses.total.new_zeros(())
+    found = (losses.total, losses.reconstruction, losses.contrast, losses.accuracy, losses.contrast_accuracy)
+    return torch.stack([zero if value is None else value.detach().float() for value in found])
+
+
+def _measured(config: ModelConfig) -> list[str]:
+    """Return which of `LOSSES` a model of this config measures."""
+    names = ["loss"]
+    if config.decoder != "none" and config.decoder_weight:
+        names += ["reconstruction", "accuracy"] if config.reconstruction == "softmax" else ["reconstruction"]
+    return names + (["contrast", "contrast_accuracy"] if config.contrast_weight else [])
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0.0

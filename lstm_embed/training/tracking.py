@@ -1,0 +1,184 @@
+"""What a run shows of itself: lines of metrics to a file and to whoever watches. On the first worker only.
+
+A line is written every few steps and at every validation, at steps that depend on nothing else, and holds means over the
+steps since the line before. After a resume the file is cut back to the checkpoint, so every step appears once in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import tempfile
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from lstm_embed import storage
+from lstm_embed.training.learner import Outcome, Share
+from lstm_embed.training.loader import Step
+from lstm_embed.training.run import METRICS
+
+# The names of all metrics.
+STEP, EPOCH = "train/step", "train/epoch"
+RATE, NORM = "train/learning_rate", "train/gradient_norm"
+SENTENCES, TOKENS = "train/sentences_per_second", "train/tokens_per_second"
+PADDING, WAIT = "train/padding_efficiency", "train/data_wait_fraction"
+MEMORY, LEFT = "train/peak_memory_mib", "train/seconds_left"
+TIME = "time"
+
+Row = dict[str, float]
+
+
+class Sink(Protocol):
+    """Takes lines of metrics besides the file."""
+
+    def log(self, row: Row) -> None:
+        """Take one line; must not raise."""
+
+
+@dataclass
+class Window:
+    """Sums over the steps since the last line; part of the checkpoint."""
+
+    steps: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    norm: float = 0.0
+    sentences: int = 0
+    tokens: int = 0
+    own_tokens: int = 0
+    own_positions: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def add(self, step: Step[Share], outcome: Outcome, seconds: float, waited: float) -> None:
+        """Add one step."""
+        self.steps += 1
+        for name, value in outcome.losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value * step.num_sentences
+        self.norm += outcome.gradient_norm
+        self.sentences += step.num_sentences
+        self.tokens += step.num_tokens
+        self.own_tokens += sum(group.num_tokens for group in step.work.groups)
+        self.own_positions += step.work.positions
+        self.seconds += seconds
+        self.waited += waited
+
+
+class Tracker:
+    """Gathers the metrics of steps and writes their lines.
+
+    Args:
+        run_dir: The run's folder.
+        names: Of the losses that this run measures.
+        end: Steps of the whole run.
+        step: Step that the run resumes at.
+        window: Of the checkpoint it resumes from.
+    """
+
+    def __init__(self, run_dir: str, names: list[str], *, end: int, step: int, window: dict[str, Any]) -> None:
+        self._names = names
+        self._end = end
+        self._window = Window(**window)
+        self._file = MetricsFile(run_dir, step)
+        self.sinks: list[Sink] = []
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """The sums of the steps that have no line yet, for the checkpoint."""
+        return {**vars(self._window), "losses": dict(self._window.losses)}
+
+    @property
+    def rows(self) -> list[Row]:
+        """The lines that were there at the start."""
+        return self._file.kept
+
+    def add(self, step: Step[Share], outcome: Outcome, *, seconds: float, waited: float) -> None:
+        """Count one step: how long it took, and how much of that it waited for data."""
+        self._window.add(step, outcome, seconds, waited)
+
+    def line(self, step: int, epoch: float, rate: float, more: Row | None = None) -> Row:
+        """Write the line of the steps since the last one.
+
+        Args:
+            step: Steps made so far.
+            epoch: Passes over the corpus so far.
+            rate: Learning rate of the last step.
+            more: Further metrics, of a validation.
+        """
+        window, self._window = self._window, Window()
+        seconds, sentences = max(window.seconds, 1e-9), max(window.sentences, 1)
+        row: Row = {STEP: step, EPOCH: epoch}
+        row |= {f"train/{name}": window.losses.get(name, 0.0) / sentences for name in self._names}
+        row |= {
+            RATE: rate,
+            NORM: window.norm / max(window.steps, 1),
+            SENTENCES: window.sentences / seconds,
+            TOKENS: window.tokens / seconds,
+            PADDING: window.own_tokens / max(window.own_positions, 1),
+            WAIT: window.waited / seconds,
+            MEMORY: _peak_memory(),
+            LEFT: (self._end - step) * window.seconds / max(window.steps, 1),
+            TIME: time.time(),
+            **(more or {}),
+        }
+        row = {name: value for name, value in row.items() if math.isfinite(value)}
+        self._file.append(row)
+        for sink in self.sinks:
+            sink.log(row)
+        return row
+
+    def upload(self) -> None:
+        """Make the lines outlive this machine."""
+        self._file.upload()
+
+
+class MetricsFile:
+    """`metrics.jsonl` in a run's folder: appended to where it lies if that is local, else kept here and uploaded.
+
+    Args:
+        run_dir: The run's folder.
+        step: Lines of later steps are dropped.
+    """
+
+    def __init__(self, run_dir: str, step: int) -> None:
+        self._path = storage.join(run_dir, METRICS)
+        self._local = self._path
+        if storage.is_remote(self._path):
+            self._local = os.path.join(tempfile.mkdtemp(prefix="lstm_embed-"), METRICS)
+        data = storage.read_bytes(self._path) if storage.exists(self._path) else b""
+        self.kept = [row for line in data.splitlines() if (row := _parse(line)) and row[STEP] <= step]
+        storage.write_bytes(self._local, b"".join(map(_line, self.kept)))
+
+    def append(self, row: Row) -> None:
+        """Add one line."""
+        with open(self._local, "ab") as file:
+            file.write(_line(row))
+
+    def upload(self) -> None:
+        """Write the lines to where they belong, if that is not here."""
+        if self._local != self._path:
+            storage.copy_file(self._local, self._path)
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _parse(line: bytes) -> Row | None:
+    """Return a line's metrics; None for the torn last line of a run that was killed."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get(STEP), int) else None
+
+
+def _peak_memory() -> float:
+    """Return the most memory this process has used, in MiB: of the GPU if there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

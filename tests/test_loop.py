@@ -1,0 +1,339 @@
+"""The training loop with workers as threads: exact whatever interrupts it, and however many share it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from synthetic import write_token_set, write_word_vectors
+from torch import Tensor
+from training_help import final_weights, make_config, make_run, run_workers, write_data
+
+from lstm_embed.corpus.token_set import TokenSet
+from lstm_embed.errors import FingerprintMismatch, InputError, NonFiniteLoss
+from lstm_embed.model.autoencoder import Autoencoder
+from lstm_embed.model.folder import save_model
+from lstm_embed.training import checkpoint
+from lstm_embed.training.config import TrainingConfig
+from lstm_embed.training.run import Run
+from lstm_embed.training.session import LocalSession
+from lstm_embed.training.setup import set_up, take_weights
+
+LOSSES = ("train/loss", "train/reconstruction", "train/contrast", "val/loss")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(
+    data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, tuple[dict[str, Tensor], list[dict[str, Any]]]]:
+    """Uninterrupted runs: final weights and metrics by number of workers."""
+    runs = {}
+    for size in (1, 2, 4):
+        config = make_config(data, tmp_path_factory.mktemp("runs"))
+        run = make_run(config)
+        workers = run_workers(config, run, size)
+        runs[size] = (final_weights(workers[0]), read_metrics(run))
+    return runs
+
+
+def read_metrics(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(run.path, "metrics.jsonl").read_text().splitlines()]
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def measured(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Return what of the metrics must not depend on when and where they were made."""
+    return [{name: row[name] for name in ("train/step", "train/epoch", *LOSSES) if name in row} for row in rows]
+
+
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(2, 18), min_size=1, max_size=2))
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_run_that_is_killed_anywhere_ends_with_the_same_bits(
+    data: Path, whole: dict[int, Any], tmp_path: Path, size: int, cuts: list[int]
+) -> None:
+    storage = tmp_path / "runs"
+    shutil.rmtree(storage, ignore_errors=True)
+    config = make_config(data, storage)
+    run = make_run(config)
+    for cut in cuts:
+        run_workers(config, run, size, crash_at=cut)
+    workers = run_workers(config, run, size)
+    weights, rows = whole[size]
+    assert all(same(final_weights(worker), weights) for worker in workers)
+    assert measured(read_metrics(run)) == measured(rows)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_run_that_is_stopped_saves_the_step_it_stands_at_and_goes_on_from_there(
+    data: Path, whole: dict[int, Any], tmp_path: Path, size: int
+) -> None:
+    config = make_config(data, tmp_path, checkpoint_every="1000", validate_steps=0)
+    run = make_run(config)
+    stopped = run_workers(config, run, size, stop_at=8)
+    step = stopped[0].loop.progress.step
+    assert 0 < step < run.end
+    assert checkpoint.step_of(checkpoint.list_checkpoints(run.path)[0]) == step
+    workers = run_workers(config, run, size)
+    assert same(final_weights(workers[0]), whole[size][0])
+
+
+def test_other_numbers_of_workers_train_on_the_same_groups_and_end_nearly_alike(
+    data: Path, whole: dict[int, Any], tmp_path: Path
+) -> None:
+    weights, rows = whole[1]
+    for size in (2, 4):
+        for name, tensor in whole[size][0].items():
+            assert torch.allclose(tensor, weights[name], rtol=1e-3, atol=1e-4), name
+        for one, other in zip(measured(rows), measured(whole[size][1]), strict=True):
+            assert other == pytest.approx(one, rel=1e-4)
+    # The number may change on the way.
+    config = make_config(data, tmp_path)
+    run = make_run(config)
+    for size, cut in ((2, 8), (4, 7), (3, 7), (1, 10_000)):
+        workers = run_workers(config, run, size, crash_at=cut)
+    assert workers[0].loop.progress.step == run.end
+    for one, other in zip(measured(rows), measured(read_metrics(run)), strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
+
+
+def test_training_learns_and_the_metrics_tell(whole: dict[int, Any]) -> None:
+    _, rows = whole[1]
+    assert [row["train/step"] for row in rows] == sorted({row["train/step"] for row in rows})
+    validations = [row for row in rows if "val/loss" in row]
+    assert len(validations) >= 3
+    assert validations[-1]["val/loss"] < 0.9 * validations[0]["val/loss"]
+    for name in ("learning_rate", "gradient_norm", "sentences_per_second", "tokens_per_second", "peak_memory_mib"):
+        assert all(row[f"train/{name}"] > 0 for row in rows)
+    assert all(0.9 <= row["train/padding_efficiency"] <= 1 for row in rows)
+    assert all(0 <= row["train/data_wait_fraction"] <= 1 for row in rows)
+    assert rows[-1]["train/seconds_left"] == 0
+    assert rows[-1]["train/epoch"] == 2
+
+
+def test_a_checkpoint_holds_the_whole_state(data: Path, tmp_path: Path) -> None:
+    config = make_config(data, tmp_path, checkpoint_every="5")
+    run = make_run(config)
+    run_workers(config, run, crash_at=7)
+    found = checkpoint.load(checkpoint.list_checkpoints(run.path)[0])
+    state = found.state
+    assert state["step"] == state["progress"]["step"] == 5
+    assert state["position"] == {"seed": 0, "epoch": 0, "step_in_epoch": 5}
+    assert state["window"]["steps"] == 2
+    assert state["window"]["sentences"] > 0
+    assert state["meaning"]["tokens"] == TokenSet.open(config.tokens).fingerprint
+    assert state["config"] == json.loads(json.dumps(config.to_dict()))
+    assert state["wandb_id"] == run.wandb_id
+    assert {"loss_scale", "good_steps"} == set(state["scaler"])
+    assert {name.partition(".")[0] for name in found.moments} == {"exp_avg", "exp_avg_sq", "step"}
+    assert "word_vectors" not in found.parameters
+
+
+def test_a_torn_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(
+    data: Path, whole: dict[int, Any], tmp_path: Path
+) -> None:
+    config = make_config(data, tmp_path)
+    run = make_run(config)
+    run_workers(config, run, crash_at=11)
+    newest, before = checkpoint.list_checkpoints(run.path)[:2]
+    os.truncate(f"{newest}/model.safetensors", 100)
+    session = LocalSession(run.path)
+    notes: list[str] = []
+    session.note = notes.append  # type: ignore[method-assign]
+    worker = set_up(config, run, session)
+    assert worker.loop.progress.step == checkpoint.step_of(before)
+    assert checkpoint.name_of(checkpoint.step_of(newest) or 0) in notes[0]
+    workers = run_workers(config, run)
+    assert same(final_weights(workers[0]), whole[1][0])
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_step_and_group(data: Path, tmp_path: Path) -> None:
+    config = make_config(data, tmp_path)
+    run = make_run(config)
+    worker = set_up(config, run, LocalSession(run.path))
+    word = int(np.argsort(worker.tokens.vocabulary.counts[2:])[3]) + 2
+    with torch.no_grad():
+        worker.loop.learner.model.word_vectors[word] = torch.nan
+    expected = next(
+        (share.step, number)
+        for share in worker.loop.loader.steps(0, run.end)
+        for number, group in zip(share.owned, share.work.groups, strict=True)
+        if word in group.candidates_C
+    )
+    before: list[dict[str, Tensor]] = []
+    step = worker.loop.learner.step
+
+    def remember(*args: Any, **more: Any) -> Any:
+        before.append(final_weights(worker))
+        return step(*args, **more)
+
+    worker.loop.learner.step = remember  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteLoss) as caught:
+        worker.loop.train()
+    assert f"step {expected[0]} " in str(caught.value)
+    assert f"group {expected[1]}" in str(caught.value)
+    assert len(before) == expected[0] + 1
+    assert same(before[-1], final_weights(worker))
+
+
+def test_all_workers_stop_at_a_step_that_is_not_finite(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    config = make_config(tmp_path, tmp_path / "runs", learning_rate=1e30, clip=0.0, warmup_steps=0)
+    with pytest.raises(NonFiniteLoss, match="not a finite number"):
+        run_workers(config, make_run(config), 2)
+
+
+def test_more_epochs_continue_a_finished_run_with_a_schedule_started_anew(data: Path, tmp_path: Path) -> None:
+    config = make_config(data, tmp_path, epochs=1)
+    run = make_run(config)
+    run_workers(config, run)
+    longer = dataclasses.replace(config, epochs=2)
+    grown = make_run(longer, run, finished=True)
+    workers = run_workers(longer, grown)
+    assert workers[0].loop.progress.step == grown.end > run.end
+    rates = {row["train/step"]: row["train/learning_rate"] for row in read_metrics(grown)}
+    assert rates[run.end] < 0.3 * config.learning_rate
+    assert max(rate for step, rate in rates.items() if step > run.end) > 0.5 * config.learning_rate
+
+
+def test_validation_is_the_same_whoever_computes_it(data: Path, tmp_path: Path) -> None:
+    found = []
+    for size in (1, 3):
+        config = make_config(data, tmp_path / str(size), max_steps=1)
+        run = make_run(config)
+        run_workers(config, run, size)
+        found.append([row["val/loss"] for row in read_metrics(run)])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_the_best_validation_is_remembered_across_resumes(data: Path, tmp_path: Path) -> None:
+    config = make_config(data, tmp_path)
+    run = make_run(config)
+    run_workers(config, run, crash_at=12)
+    workers = run_workers(config, run)
+    losses = {row["train/step"]: row["val/loss"] for row in read_metrics(run) if "val/loss" in row}
+    best = min(losses, key=lambda step: losses[step])
+    assert workers[0].loop.progress.best_step == best
+    assert workers[0].loop.progress.best_loss == losses[best]
+
+
+def test_a_run_without_held_out_sentences_still_trains(tmp_path: Path) -> None:
+    tokens = write_token_set(str(tmp_path / "tokens"), holdout_every=1000)
+    write_word_vectors(str(tmp_path / "vectors"), tokens.vocabulary)
+    config = make_config(tmp_path, tmp_path / "runs", max_steps=4)
+    run = make_run(config)
+    workers = run_workers(config, run)
+    assert workers[0].loop.progress.best_loss is None
+    assert checkpoint.newest(run.path, print) is not None
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_bf16_trains_and_resumes_with_the_same_bits(data: Path, tmp_path: Path, precision: str) -> None:
+    weights = []
+    for name, cuts in (("whole", []), ("cut", [7])):
+        config = make_config(data, tmp_path / name, precision=precision, max_steps=8)
+        run = dataclasses.replace(make_run(config))
+        run.meaning["precision"] = precision
+        for cut in cuts:
+            run_workers(config, run, crash_at=cut)
+        weights.append(final_weights(run_workers(config, run)[0]))
+    assert same(*weights)
+
+
+def test_a_checkpoint_of_another_run_is_refused(data: Path, tmp_path: Path) -> None:
+    config = make_config(data, tmp_path)
+    run = make_run(config)
+    run_workers(config, run, crash_at=7)
+    other = dataclasses.replace(run, meaning={**run.meaning, "seed": 5})
+    with pytest.raises(FingerprintMismatch, match="--init-from"):
+        run_workers(config, other)
+
+
+def test_word_vectors_of_another_vocabulary_are_refused(data: Path, tmp_path: Path) -> None:
+    tokens = write_token_set(str(tmp_path / "tokens"), num_words=50)
+    write_word_vectors(str(tmp_path / "vectors"), tokens.vocabulary)
+    config = dataclasses.replace(make_config(data, tmp_path / "runs"), vectors=str(tmp_path / "vectors"))
+    with pytest.raises(FingerprintMismatch, match="vocabulary"):
+        run_workers(config, make_run(config))
+
+
+# Starting from earlier weights
+
+
+def trained(data: Path, storage: Path, **changes: Any) -> tuple[TrainingConfig, Run, Autoencoder, TokenSet]:
+    config = make_config(data, storage, max_steps=6, **changes)
+    run = make_run(config)
+    worker = run_workers(config, run)[0]
+    return config, run, worker.loop.learner.model, worker.tokens
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "run", "model"])
+def test_a_new_run_starts_from_weights_of_any_kind_of_folder_on_a_grown_vocabulary(
+    data: Path, tmp_path: Path, source: str
+) -> None:
+    _, run, model, tokens = trained(data, tmp_path / "runs")
+    (Path(run.path) / "run.json").write_text("{}")
+    path = {
+        "checkpoint": checkpoint.list_checkpoints(run.path)[0],
+        "run": run.path,
+        "model": str(tmp_path / "model"),
+    }[source]
+    save_model(str(tmp_path / "model"), model, tokens.vocabulary, tokens.tokenizer)
+    grown = tmp_path / "grown"
+    # Other words, other counts, another order of ids.
+    larger = write_token_set(str(grown / "tokens"), num_words=260, seed=5)
+    write_word_vectors(str(grown / "vectors"), larger.vocabulary)
+    new = make_config(grown, tmp_path / "runs", run_name="new", init_from=path)
+    fresh = set_up(new, make_run(new), LocalSession(str(tmp_path / "x"))).loop.learner.model
+    for name, parameter in fresh.named_parameters():
+        if parameter.requires_grad and name != "word_theta":
+            assert torch.equal(parameter, dict(model.named_parameters())[name]), name
+    old_theta, new_theta = model.word_theta, fresh.word_theta
+    assert old_theta is not None
+    assert new_theta is not None
+    for word in ("w0", "w117", "w199"):
+        assert new_theta[larger.vocabulary.id(word)] == old_theta[tokens.vocabulary.id(word)]
+    assert new_theta[larger.vocabulary.id("w230")] == 0
+    assert old_theta.detach().abs().max() > 0
+
+
+def test_trained_word_vectors_are_taken_over_word_by_word(data: Path, tmp_path: Path) -> None:
+    model_config = dataclasses.replace(make_config(data, tmp_path).model, freeze_word_vectors=False)
+    _, run, model, tokens = trained(data, tmp_path / "runs", model=model_config)
+    larger = write_token_set(str(tmp_path / "tokens"), num_words=260, seed=5)
+    vectors = np.ones((len(larger.vocabulary), 16), np.float32)
+    fresh = Autoencoder(model_config, vectors, larger.vocabulary.counts)
+    known = take_weights(fresh, larger.vocabulary, checkpoint.list_checkpoints(run.path)[0])
+    assert known == 202
+    row = larger.vocabulary.id("w55")
+    assert torch.equal(fresh.word_vectors[row], model.word_vectors[tokens.vocabulary.id("w55")])
+    assert not torch.equal(fresh.word_vectors[row], fresh.word_vectors[larger.vocabulary.id("w230")])
+
+
+def test_weights_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:
+    _, run, _, tokens = trained(data, tmp_path / "runs")
+    other = dataclasses.replace(make_config(data, tmp_path).model, hidden_size=9)
+    model = Autoencoder(other, np.ones((len(tokens.vocabulary), 16), np.float32), tokens.vocabulary.counts)
+    with pytest.raises(InputError, match="do not fit"):
+        take_weights(model, tokens.vocabulary, checkpoint.list_checkpoints(run.path)[0])
+    with pytest.raises(FileNotFoundError, match="--init-from"):
+        take_weights(model, tokens.vocabulary, str(tmp_path / "nothing"))
