@@ -175,6 +175,15 @@ def test_the_state_is_dropped_on_request_and_vectors_can_still_be_continued(toke
     assert WordVectors.load(str(tmp_path / "new")).fingerprint != WordVectors.load(str(tmp_path / "old")).fingerprint
 
 
+def test_word_vectors_are_made_and_continued_in_an_object_store(tokens: TokenSet, s3: str) -> None:
+    config = WordVectorsConfig(tokens=tokens.path, output=f"{s3}/old", **SMALL)
+    train_word_vectors(config)
+    assert train_word_vectors(config).already_done
+    new = dataclasses.replace(config, output=f"{s3}/new", continue_from=f"{s3}/old", epochs=1)
+    train_word_vectors(new)
+    assert WordVectors.load(f"{s3}/new").vectors.shape == WordVectors.load(f"{s3}/old").vectors.shape
+
+
 # Files made elsewhere
 
 

@@ -14,7 +14,7 @@ NAMES = {
     "sif": "SIF",
     "sif_minus_first": "SIF minus first component",
     "log_unit": "log-weighted unit mean",
-    "own_weights": "learned-weighted unit mean",
+    "own_weights": "mean, learned word weights",
     "bm25": "BM25",
     "most_frequent_word": "most frequent word",
     "nearest_sentence": "nearest training sentence",
@@ -26,7 +26,7 @@ h1{font-size:1.5rem;margin-bottom:0}h2{font-size:1.2rem;margin-top:2.4rem;border
 h3{font-size:1rem;margin:1.2rem 0 .2rem}
 table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}
 th,td{padding:.22rem .7rem;text-align:right;border-bottom:1px solid #e6ebef;vertical-align:top}
-th:first-child,td:first-child,td.text,th.text{text-align:left}
+th:first-child,td:first-child{min-width:9rem}th:first-child,td:first-child,td.text,th.text{text-align:left}
 tr.best td{background:#eef5fb}small,.dim{color:#66727d}small{white-space:nowrap}
 .wide{overflow-x:auto}.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:1rem}
 figure{margin:.6rem 0}figcaption{font-weight:600}svg{width:100%;height:auto;max-width:720px}

@@ -6,7 +6,6 @@ Text and word2vec binary files are read as a stream; of them only the vectors of
 from __future__ import annotations
 
 import io
-import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from lstm_embed import storage
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import UNKNOWN, Vocabulary
 from lstm_embed.errors import InputError
+from lstm_embed.word_vectors.gensim_model import quiet_gensim
 
 FloatArray = npt.NDArray[np.float32]
 Block = tuple[list[str], Sequence[Any]]
@@ -187,8 +187,7 @@ def _from_gensim(path: str, file_format: str, vocabulary: Vocabulary, profile: s
     from gensim.models import KeyedVectors
     from gensim.models.fasttext import FastTextKeyedVectors, load_facebook_vectors
 
-    logging.getLogger("gensim").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as cache:
+    with quiet_gensim(), tempfile.TemporaryDirectory() as cache:
         local = storage.local_copy(path, cache)
         loaded = load_facebook_vectors(local) if file_format == "fasttext-binary" else _unpickled(local, KeyedVectors)
     words, vectors = list(loaded.index_to_key), loaded.vectors

@@ -136,7 +136,7 @@ def start_from_earlier(model: Any, config: WordVectorsConfig, vocabulary: Vocabu
 
 @contextlib.contextmanager
 def quiet_gensim() -> Iterator[None]:
-    """Keep gensim from warning about what is meant: learning rates that start anew, counts that are estimates."""
+    """Keep gensim from warning about what is meant here: learning rates that start anew, counts that are estimates."""
     logger = logging.getLogger("gensim")
     level = logger.level
     logger.setLevel(logging.ERROR)
