@@ -144,7 +144,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def writing(self, work: Work) -> Iterator[Owner]:
-        """Own the folder, enter new units into the plan, and clear what no longer counts.
+        """Own the folder and enter new units into the plan. What retired units gave stays until `finish`: it may be reused.
 
         Raises:
             OutputBusy: if another job writes the folder.
@@ -160,7 +160,6 @@ class Ledger:
             storage.remove(storage.join(self.output, MANIFEST))
             if work.added or work.retired:
                 append_plan(self.output, work.added, work.retired)
-            self._sweep({unit.number for unit in work.units})
             yield owner
 
     def finish(
@@ -186,9 +185,11 @@ class Ledger:
                 entries.append({"name": record.stem + self.store.suffix, **asdict(record)})
                 add_counts(totals, record.stats)
         check_rejected(totals, max_bad_fraction, self.output)
+        # Parts of retired units, or of one that had more parts when it was made otherwise.
         for stranger in set(sizes) - {entry["name"] for entry in entries}:
-            if parts.parse_name(stranger):  # left of a unit that had more parts when it was made otherwise
+            if parts.parse_name(stranger):
                 storage.remove(storage.join(self.store.folder, stranger))
+        self._sweep_quarantine({unit.number for unit in work.units})
         manifest = {
             "format": FORMAT,
             "kind": self.kind,
@@ -251,13 +252,12 @@ class Ledger:
     def _part_sizes(self) -> dict[str, int]:
         return {storage.name(file.path): file.size for file in storage.list_files(self.store.folder)}
 
-    def _sweep(self, active: set[int]) -> None:
-        """Delete parts and quarantine lists of units that left the plan."""
-        for folder in ("parts", "quarantine"):
-            for file in storage.list_files(storage.join(self.output, folder)):
-                digits = storage.name(file.path).partition("-")[2][:8]
-                if digits.isdigit() and int(digits) not in active:
-                    storage.remove(file.path)
+    def _sweep_quarantine(self, active: set[int]) -> None:
+        """Delete the quarantine lists of units that left the plan."""
+        for file in storage.list_files(storage.join(self.output, "quarantine")):
+            digits = storage.name(file.path).partition("-")[2][:8]
+            if digits.isdigit() and int(digits) not in active:
+                storage.remove(file.path)
 
 
 def is_complete(records: Sequence[PartRecord] | None) -> bool:
