@@ -7,6 +7,7 @@ projected into the LSTM once, which on a CPU is most of the arithmetic of a smal
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.errors import InputError
 from lstm_embed.model.autoencoder import Autoencoder, WordTable
-from lstm_embed.model.batch import lay_out
+from lstm_embed.model.batch import Sentences, lay_out
 from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.folder import load_model, save_model
 from lstm_embed.model.precision import PRECISIONS, resolve_precision
@@ -37,6 +38,8 @@ Progress = Callable[[int, int], None]
 
 _SENTENCES_AT_ONCE = 16_384
 _TABLE_BYTES = 128 << 20
+_LEAST_ROWS = 8
+"""Rows of every matrix product: with fewer than four, Intel's MKL takes other kernels, which round differently."""
 
 
 class SentenceEncoder:
@@ -217,8 +220,8 @@ class SentenceEncoder:
             table, positions = self._word_table(flat, starts[rows], lengths[rows])
             for batch in _batches(lengths[rows], batch_size, batch_tokens):
                 width = max(1, int(lengths[rows[batch.start]]))
-                sentences = lay_out(positions[batch, :width], lengths[rows[batch]], padded)
-                found = self._fast.embed_rows(table, sentences.to(device))
+                sentences = _lay_out(positions[batch, :width], lengths[rows[batch]], padded)
+                found = self._fast.embed_rows(table, sentences.to(device))[: len(rows[batch])]
                 if normalize_embeddings:
                     found = F.normalize(found, dim=1)
                 vectors[torch.from_numpy(rows[batch]).to(device)] = found.to(vectors.dtype)
@@ -245,6 +248,7 @@ class SentenceEncoder:
         row_of_word[0] = 1
         words = np.flatnonzero(row_of_word)
         row_of_word[words] = np.arange(len(words))
+        words = np.pad(words, (0, max(0, _LEAST_ROWS - len(words))))
         table = self._fast.look_up(torch.from_numpy(words).to(self.autoencoder.device), project=True)
         return table, row_of_word[ids]
 
@@ -332,6 +336,13 @@ def _flatten(
             "the text was prepared with another vocabulary"
         )
     return flat, np.cumsum(lengths) - lengths, lengths
+
+
+def _lay_out(position_RT: npt.NDArray[np.int64], lengths_R: npt.NDArray[np.int64], padded_length: int) -> Sentences:
+    """Lay out sentences, with empty ones after them if they are few, so that no vector depends on who is beside it."""
+    missing = max(0, _LEAST_ROWS - len(lengths_R))
+    laid_out = lay_out(np.pad(position_RT, ((0, missing), (0, 0))), np.pad(lengths_R, (0, missing)), padded_length)
+    return dataclasses.replace(laid_out, running=tuple(max(rows, _LEAST_ROWS) for rows in laid_out.running))
 
 
 def _batches(lengths: npt.NDArray[np.int64], batch_size: int, batch_tokens: int) -> Iterator[slice]:
