@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lstm_embed import storage
@@ -108,6 +108,12 @@ def fill(root: Path | str) -> None:
     put(root, "b", "b0", "bad")
     put(root, "d", "d0", "d1", "d2")
     put(root, "e", "e0")
+
+
+@pytest.fixture(autouse=True)
+def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the disk: processes die here, machines do not."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -257,7 +263,7 @@ def test_killed_between_any_two_steps_the_same_command_gives_the_same_bytes(tmp_
     assert step > 15
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     moves=st.lists(
         st.tuples(
@@ -419,7 +425,7 @@ def test_the_fingerprint_of_a_value_does_not_depend_on_the_order_of_its_keys() -
     assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.builds(
         PartRecord,

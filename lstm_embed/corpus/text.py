@@ -1,18 +1,22 @@
 """From text to sentences and from sentences to tokens: the one rule everything uses.
 
-Both work without Ray and torch. Tokens are made by Arrow kernels on whole columns of sentences; the Arrow, RE2 and Unicode
-rules are the same for one sentence and for a million.
+Both work without Ray and torch. Tokens are made from whole columns of sentences, by Arrow's Unicode kernels and the classes
+of `characters`; the rule is the same for one sentence and for a million.
 
-Profile `default`: words and numbers of all scripts, lower-cased; punctuation dropped; one inner apostrophe kept ("don't").
-What happens to marks and to scripts without spaces:
+Profile `default`: words and numbers of all scripts, lower-cased; punctuation dropped; one inner apostrophe kept ("don't");
+letters and digits never in one token. Compatibility forms are replaced (NFKC). What happens to marks and to scripts without
+spaces:
 
-- Latin and Greek: accents are stripped ("Müller" -> "muller").
-- Cyrillic: letters stay as they are (short i and yo are letters of their own, not accented ones).
-- Arabic and Hebrew: vowel points and the Arabic tatweel are dropped, since most text is written without them.
+- Latin and Greek: accents are stripped ("Müller" -> "muller"); the final sigma is a sigma.
+- Cyrillic: letters stay as they are (short i and yo are letters of their own, not accented ones); the acute that shows
+  where a word is stressed is dropped.
+- Arabic and Hebrew: vowel points and the Arabic tatweel are dropped, since most text is written without them; hamza and
+  madda stay.
 - Indic scripts: vowel signs belong to the word and stay.
 - Hangul: words between spaces, as composed syllables.
 - Han, Hiragana, Katakana: one token a character. Thai, Lao, Khmer, Burmese: one token a letter with its marks. These scripts
   put no spaces between words, and a token of a character serves better than one of a whole clause.
+- Invisible signs (soft hyphen, joiners, variation selectors) are dropped without parting the word around them.
 
 Profile `original` gives the tokens of the Keras system this project goes back to: lower-cased, accents stripped (NFD without
 nonspacing marks), of what is left only `a-z`, `0-9` and `? . ! , ( )`, each of these signs a token of its own.
@@ -21,34 +25,43 @@ nonspacing marks), of what is left only `a-z`, `0-9` and `? . ! , ( )`, each of 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import re
+import string
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from lstm_embed.corpus.characters import ascii_table, cut
 
 PROFILES = ("default", "original")
 
 Splitter = Callable[[str], list[tuple[int, int]]]
 """Takes a text, returns the (start, end) character offsets of its sentences in order."""
 
-# Stands for an apostrophe inside a word while all other punctuation is dropped; a letter to RE2 (modifier letter apostrophe).
-_INNER_APOSTROPHE = "ʼ"
+_DEFAULT_CLASSES = ascii_table(string.ascii_lowercase, string.digits, "'")
+_ORIGINAL_CLASSES = ascii_table(string.ascii_lowercase + string.digits, singles="?.!,()")
 
-# (pattern, replacement) in order. Scripts that need no rule for an ASCII text are in the second list.
-_DEFAULT_MARKS = (
+# Applied to decomposed (NFD) lower-case text, in order: pattern, replacement.
+_MARKS = (
     (r"([\p{Latin}\p{Greek}])\p{Mn}+", r"\1"),
-    ("[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0640]+", ""),
+    (r"([аеиоуыэюяіє]\x{308}?)\x{301}", r"\1"),
+    # Points of Hebrew and Arabic, tatweel; enclosing marks; soft hyphen, joiners, variation selectors.
+    (
+        (
+            r"[\x{591}-\x{5bd}\x{5bf}\x{5c1}\x{5c2}\x{5c4}\x{5c5}\x{5c7}"
+            r"\x{610}-\x{61a}\x{640}\x{64b}-\x{652}\x{656}-\x{65f}\x{670}\x{6d6}-\x{6dc}\x{6df}-\x{6e4}\x{6e7}\x{6e8}\x{6ea}-\x{6ed}"
+            r"\p{Me}\x{ad}\x{200b}-\x{200f}\x{2060}\x{feff}\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]+"
+        ),
+        "",
+    ),
+    ("ς", "σ"),
+    ("[‘’ʼ]", "'"),
 )
-_DEFAULT_SCRIPTS = (
-    ("[\u2018\u2019\u02bc\uff07]", "'"),
-    (r"([\p{Han}\p{Hiragana}\p{Katakana}])", r" \1 "),
-    (r"((?:\p{Thai}|\p{Lao}|\p{Khmer}|\p{Myanmar})\p{M}*)", r" \1 "),
-)
-_DEFAULT_WORDS = (
-    (r"([\p{L}\p{M}]+)'([\p{L}\p{M}]+)", rf"\1{_INNER_APOSTROPHE}\2"),
-    (r"[^\p{L}\p{M}\p{N} ]+", " "),
-    (r"(\p{N}+)", r" \1 "),
-)
+
+_LONGEST_RUN = 2000
+_LONG_RUN = re.compile(rf"\S{{{_LONGEST_RUN}}}")
+_LAST_END = re.compile(r""".*[.!?。！？．｡؟।][\"'”’」』）)\]】»]*""")
 
 
 def tokenize(texts: Sequence[str] | pa.Array | pa.ChunkedArray, profile: str = "default") -> pa.ListArray:
@@ -64,24 +77,18 @@ def tokenize(texts: Sequence[str] | pa.Array | pa.ChunkedArray, profile: str = "
     Raises:
         ValueError: for an unknown profile.
     """
-    column = _string_array(texts)
-    if profile == "original":
-        return _split(_original(column))
-    if profile != "default":
+    if profile not in PROFILES:
         raise ValueError(f"--profile is {profile!r}; expected one of {', '.join(PROFILES)}")
-    is_ascii = pc.string_is_ascii(column)
-    if pc.all(is_ascii, min_count=0).as_py():
-        return _split(_default(column, ascii_only=True))
-    # Most sentences of most corpora are plain ASCII, on which half of the rules change nothing.
-    plain = _split(_default(column.filter(is_ascii), ascii_only=True))
-    other = _split(_default(column.filter(pc.invert(is_ascii)), ascii_only=False))
-    order = pc.if_else(is_ascii, _count(is_ascii), pc.add(_count(pc.invert(is_ascii)), len(plain)))
-    return pa.concat_arrays([plain, other]).take(order)
-
-
-def _count(where: pa.BooleanArray) -> pa.Array:
-    """Return for each true position how many came before it (false positions hold anything)."""
-    return pc.subtract(pc.cumulative_sum(where.cast(pa.int32())), 1)
+    column = _string_array(texts)
+    # Most sentences of most corpora are plain ASCII, for which lower case is all there is to do.
+    other = pc.invert(pc.string_is_ascii(column))
+    if pc.any(other).as_py():
+        normalise = _normalise if profile == "default" else _without_accents
+        column = pc.replace_with_mask(column, other, normalise(column.filter(other)))
+    column = pc.ascii_lower(column)
+    if profile == "original":
+        return cut(column, _ORIGINAL_CLASSES, unicode=False)
+    return cut(column, _DEFAULT_CLASSES, unicode=True)
 
 
 def _string_array(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -92,38 +99,21 @@ def _string_array(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array
     try:
         return pa.array(texts, pa.string())
     except UnicodeEncodeError:
-        # A lone surrogate is no character; a space is what every rule makes of it.
-        return pa.array([text.encode("utf-8", "replace").decode("utf-8") for text in texts], pa.string())
+        # A lone surrogate is no character; the sign for one that is unknown separates words in every rule.
+        return pa.array([text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts])
 
 
-def _replace(column: pa.Array, rules: Sequence[tuple[str, str]]) -> pa.Array:
-    for pattern, replacement in rules:
+def _normalise(column: pa.Array) -> pa.Array:
+    column = pc.utf8_lower(pc.utf8_normalize(column, "NFKC"))
+    column = pc.utf8_normalize(column, "NFD")
+    for pattern, replacement in _MARKS:
         column = pc.replace_substring_regex(column, pattern=pattern, replacement=replacement)
-    return column
+    return pc.utf8_normalize(column, "NFC")
 
 
-def _default(column: pa.Array, ascii_only: bool) -> pa.Array:
-    if ascii_only:
-        column = _replace(pc.ascii_lower(column), _DEFAULT_WORDS)
-    else:
-        column = pc.utf8_lower(pc.utf8_normalize(column, "NFKC"))
-        column = _replace(pc.utf8_normalize(column, "NFD"), _DEFAULT_MARKS)
-        column = _replace(pc.utf8_normalize(column, "NFC"), (*_DEFAULT_SCRIPTS, *_DEFAULT_WORDS))
-    return pc.replace_substring(column, pattern=_INNER_APOSTROPHE, replacement="'")
-
-
-def _original(column: pa.Array) -> pa.Array:
+def _without_accents(column: pa.Array) -> pa.Array:
     column = pc.utf8_normalize(pc.utf8_lower(column), "NFD")
-    return _replace(column, ((r"\p{Mn}+", ""), (r"([?.!,()])", r" \1 "), (r"[^a-z0-9?.!,() ]+", " ")))
-
-
-def _split(column: pa.Array) -> pa.ListArray:
-    # Nothing but words and plain spaces is left here.
-    column = pc.ascii_trim(column, characters=" ")
-    lists = pc.ascii_split_whitespace(column)
-    empty = pa.ListArray.from_arrays(pa.array([0, 0], pa.int32()), pa.array([], pa.string()))
-    blank = pc.equal(column, "")
-    return pc.if_else(blank, empty[0], lists) if pc.any(blank).as_py() else lists
+    return pc.replace_substring_regex(column, pattern=r"\p{Mn}+", replacement="")
 
 
 def sentence_splitter(name: str = "sentencex", language: str = "en") -> Splitter:
@@ -144,11 +134,26 @@ def sentence_splitter(name: str = "sentencex", language: str = "en") -> Splitter
     module_name, _, function_name = name.rpartition(".")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"--split is {name!r}; expected 'sentencex', 'none' or the dotted name of an importable function ({error})"
         ) from None
-    return function
+    return lambda text: _checked(name, function(text), text)
+
+
+def _checked(name: str, spans: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
+    """Return what a user's splitter found, without white space around sentences, if it makes sense."""
+    found: list[tuple[int, int]] = []
+    behind = 0
+    for start, end in spans:
+        if not behind <= start <= end <= len(text):
+            raise ValueError(
+                f"--split {name} returned the span ({start}, {end}) behind offset {behind} in a text of "
+                f"{len(text)} characters; expected ascending spans inside the text"
+            )
+        behind = end
+        found += _stripped(text, int(start), int(end))
+    return found
 
 
 def split_sentences(text: str, language: str = "en") -> list[tuple[int, int]]:
@@ -158,20 +163,42 @@ def split_sentences(text: str, language: str = "en") -> list[tuple[int, int]]:
     than one line.
     """
     # sentencex is a compiled module of a few megabytes; a model that only gets sentences never needs it.
-    from sentencex import get_sentence_boundaries
+    from sentencex import segment
 
     spans: list[tuple[int, int]] = []
-    start = 0
+    line_start = 0
     for line in text.split("\n"):
         if line and not line.isspace():
-            for boundary in get_sentence_boundaries(language, line):
-                spans += _stripped(text, start + boundary["start_index"], start + boundary["end_index"])
-        start += len(line) + 1
+            start = line_start
+            for piece in _without_long_runs(line):
+                for sentence in segment(language, piece):
+                    end = start + len(sentence)
+                    inner = sentence.strip()
+                    if inner:
+                        if not sentence.startswith(inner):
+                            start += len(sentence) - len(sentence.lstrip())
+                        spans.append((start, start + len(inner)))
+                    start = end
+        line_start += len(line) + 1
     return spans
+
+
+def _without_long_runs(line: str) -> Iterator[str]:
+    """Cut a line where too many characters stand without white space; behind the end of a sentence if there is one.
+
+    sentencex takes quadratic time on such runs, which long lines of Chinese or Japanese (or of noise) are.
+    """
+    start = 0
+    while len(line) - start > _LONGEST_RUN and (run := _LONG_RUN.search(line, start)):
+        ended = _LAST_END.match(line, run.start(), run.end())
+        cut_at = ended.end() if ended else run.end()
+        yield line[start:cut_at]
+        start = cut_at
+    yield line[start:]
 
 
 def _stripped(text: str, start: int, end: int) -> list[tuple[int, int]]:
     piece = text[start:end]
+    inner = piece.strip()
     lead = len(piece) - len(piece.lstrip())
-    length = len(piece.strip())
-    return [(start + lead, start + lead + length)] if length else []
+    return [(start + lead, start + lead + len(inner))] if inner else []
