@@ -53,7 +53,7 @@ class Loop:
         progress: How far the run has come.
         tracker: Of the first worker; None for the others.
         write: Writes a checkpoint into an empty folder; called on the first worker.
-        after_validation: Called on the first worker.
+        after_validation: Called on the first worker with the step and its validation groups.
     """
 
     config: TrainingConfig
@@ -64,7 +64,7 @@ class Loop:
     progress: Progress
     tracker: Tracker | None
     write: Callable[[str], None]
-    after_validation: Callable[[int], None] = lambda step: None
+    after_validation: Callable[[int, list[tuple[int, Share]]], None] = lambda step, groups: None
     _pending: deque[Pending] = field(default_factory=deque, init=False)
     _waited: float = field(default=0.0, init=False)
     _since: float = field(default_factory=time.perf_counter, init=False)
@@ -98,6 +98,8 @@ class Loop:
                 losses = self.learner.evaluate(num_groups, groups) if validates and num_groups else {}
                 if validates:
                     self._validated(losses)
+                    if self.session.rank == 0:
+                        self.after_validation(self.progress.step, groups)
                 self._save(losses.get("loss"))
                 self._since = time.perf_counter()
         steps.close()
@@ -132,8 +134,6 @@ class Loop:
         if loss is not None and math.isfinite(loss) and (best is None or loss < best):
             self.progress.best_step, self.progress.best_loss = step, loss
         self._log(step, {f"val/{name}": value for name, value in losses.items() if name in self.learner.measured})
-        if self.session.rank == 0:
-            self.after_validation(step)
 
     def _log(self, step: int, more: Row) -> None:
         if self.tracker is None:

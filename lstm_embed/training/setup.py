@@ -23,7 +23,7 @@ from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.learner import Layout, Learner, Share
 from lstm_embed.training.loader import GroupRules, Loader, PartCache
 from lstm_embed.training.loop import Loop, Progress
-from lstm_embed.training.run import Run, RunFolder
+from lstm_embed.training.run import Run
 from lstm_embed.training.session import Session, restore_path
 from lstm_embed.training.tracking import Tracker
 from lstm_embed.training.wandb_log import WandbLog
@@ -141,7 +141,7 @@ def make_model(config: TrainingConfig, tokens: TokenSet) -> Autoencoder:
     """
     vectors = WordVectors.load(config.vectors)
     check_vectors(config, tokens, vectors.vocabulary.fingerprint)
-    return Autoencoder(config.model, vectors.vectors, tokens.vocabulary.counts, seed=config.seed % 2**63)
+    return Autoencoder(config.model, vectors.vectors, tokens.vocabulary.counts, seed=config.seed)
 
 
 def check_vectors(config: TrainingConfig, tokens: TokenSet, vocabulary_fingerprint: str) -> None:
@@ -231,15 +231,3 @@ def _read_weights(source: str) -> tuple[dict[str, Tensor], Vocabulary]:
     read_manifest(source, kind=checkpoint.KIND)
     found = checkpoint.load(source)
     return found.parameters, Vocabulary.load(storage.join(source, checkpoint.VOCABULARY))
-
-
-def best_checkpoint(folder: RunFolder, progress: Progress) -> str | None:
-    """Return the path of the checkpoint with the best validation, else of the newest whole one."""
-    candidates = [storage.join(folder.path, checkpoint.name_of(progress.best_step))] if progress.best_step >= 0 else []
-    for path in candidates:
-        try:
-            checkpoint.verify(path)
-            return path
-        except InputError:
-            break
-    return checkpoint.newest(folder.path, lambda message: None)

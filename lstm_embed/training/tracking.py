@@ -152,11 +152,12 @@ class MetricsFile:
         data = storage.read_bytes(self._path) if storage.exists(self._path) else b""
         self.kept = [row for line in data.splitlines() if (row := _parse(line)) and row[STEP] <= step]
         storage.write_bytes(self._local, b"".join(map(_line, self.kept)))
+        # Kept open: when another job takes the run over, the file under this name is a new one, and this one forgotten.
+        self._file = open(self._local, "ab", buffering=0)  # noqa: SIM115
 
     def append(self, row: Row) -> None:
         """Add one line."""
-        with open(self._local, "ab") as file:
-            file.write(_line(row))
+        self._file.write(_line(row))
 
     def upload(self) -> None:
         """Write the lines to where they belong, if that is not here."""

@@ -70,6 +70,9 @@ class WandbLog:
         if mode == "offline":
             return None
         try:
+            import wandb
+
+            wandb.teardown()  # else its service takes the run that did not start for one that is there
             started = _init(config, run, self._dir, "offline")
         except Exception:
             return None
@@ -156,7 +159,7 @@ def _init(config: TrainingConfig, run: Run, directory: str, mode: Any) -> Any:
         "silent": True,
         "disable_git": True,
         "disable_code": True,
-        "init_timeout": 30,
+        "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT", 30)),
         "x_transaction_log_flush_interval": _FLUSH_SECONDS,
     }
     known: dict[str, Any] = {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}

@@ -1,0 +1,247 @@
+"""One worker of a Ray Train run, and the actor through which it and the job's process talk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lstm_embed import storage
+from lstm_embed.errors import LstmEmbedError, NonFiniteLoss, OutputBusy
+from lstm_embed.training.run import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ASK_SECONDS = 0.25
+_SHOW_SECONDS = 0.25
+
+Failure = tuple[str, str]
+"""Name of an error class of `lstm_embed.errors`, and its message."""
+
+
+class RunLink:
+    """Carries progress and failures to the job's process, and the wish to stop from it. An actor without a CPU.
+
+    Args:
+        environment: Variables of the job's environment that the workers are to have; an API key may be among them, so they
+            are kept in memory only.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self._stop = False
+        self._row: dict[str, float] | None = None
+        self._notes: list[str] = []
+        self._failure: Failure | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables."""
+        return self._environment
+
+    def stop(self) -> None:
+        """Ask the workers to stop."""
+        self._stop = True
+
+    def stopping(self) -> bool:
+        """Tell whether they were asked."""
+        return self._stop
+
+    def show(self, row: dict[str, float]) -> None:
+        """Take the latest line of metrics."""
+        self._row = {**(self._row or {}), **row}
+
+    def note(self, message: str) -> None:
+        """Take a line for the user."""
+        self._notes.append(message)
+
+    def news(self) -> tuple[dict[str, float] | None, list[str]]:
+        """Return the latest line of metrics and the notes since the last call."""
+        row, notes = self._row, self._notes
+        self._row, self._notes = None, []
+        return row, notes
+
+    def fail(self, failure: Failure) -> None:
+        """Take a failure that would come back however often the workers are started again."""
+        self._failure = self._failure or failure
+
+    def failure(self) -> Failure | None:
+        """Return that failure, None if there is none."""
+        return self._failure
+
+
+class RaySession:
+    """This worker among those of a Ray Train run; see `session.Session`.
+
+    Args:
+        link: The run's `RunLink`.
+        owner_path: Mark of the job that started the workers.
+    """
+
+    def __init__(self, link: Any, owner_path: str) -> None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self._link = link
+        self._owner_path = owner_path
+        self._answer: Any = None
+        self._asked_at = self._shown_at = 0.0
+        self._stop = self._preempted = False
+
+    def all_reduce(self, flat: Tensor) -> None:
+        """Replace a tensor by its sum over the workers."""
+        if self.world_size > 1:
+            import torch.distributed
+
+            torch.distributed.all_reduce(flat)
+
+    def share(self, value: Any) -> Any:
+        """Return the first worker's value to all."""
+        from ray.train.collective import broadcast_from_rank_zero
+
+        return broadcast_from_rank_zero(value)
+
+    def wants_stop(self) -> bool:
+        """Tell whether the job was asked to stop, as of a moment ago; never waits."""
+        import ray
+
+        now = time.monotonic()
+        if self._answer is None and now - self._asked_at >= _ASK_SECONDS:
+            self._asked_at = now
+            self._answer = self._link.stopping.remote()
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._stop = self._stop or ray.get(self._answer)
+            self._answer = None
+        return self._stop
+
+    def wants_checkpoint(self) -> bool:
+        """Tell once that this worker's or another's node is about to be taken away."""
+        if not self._preempted and _is_preempted():
+            self._preempted = True
+            return True
+        return False
+
+    def check_owner(self) -> None:
+        """Stop a worker whose job is dead and whose run another job has taken over.
+
+        Raises:
+            OutputBusy: if that is so.
+        """
+        if not storage.exists(self._owner_path):
+            raise OutputBusy(f"{storage.parent(storage.parent(self._owner_path))} was taken over by another job")
+
+    def save(self, name: str, write: Callable[[str], None], score: float) -> None:
+        """Report a checkpoint to Ray Train, which copies it into the run's folder."""
+        import ray.train
+
+        if self.rank:
+            ray.train.report({"score": score}, checkpoint=None, checkpoint_dir_name=name)
+            return
+        directory = tempfile.mkdtemp(prefix="lstm_embed-checkpoint-")
+        try:
+            write(directory)
+            self.check_owner()
+            ray.train.report(
+                {"score": score}, checkpoint=ray.train.Checkpoint.from_directory(directory), checkpoint_dir_name=name
+            )
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def progress(self, row: dict[str, float]) -> None:
+        """Show a line of metrics; not more than a few a second."""
+        now = time.monotonic()
+        if now - self._shown_at >= _SHOW_SECONDS or "val/loss" in row:
+            self._shown_at = now
+            self._link.show.remote(row)
+
+    def note(self, message: str) -> None:
+        """Say one line that matters to the user."""
+        self._link.note.remote(message)
+
+
+def probe_precision(requested: str, device: str) -> str:
+    """Settle a precision on a machine that has such a device."""
+    from lstm_embed.model.precision import resolve_precision
+
+    return resolve_precision(requested, device)
+
+
+def _is_preempted() -> bool:
+    """Tell whether Ray announced that a node of the run will be taken away.
+
+    `ray.train.get_preemption_info` waits for all workers, so what this worker was told is read where it is kept.
+    """
+    try:
+        from ray.train.v2._internal.execution.context import get_train_context
+
+        return get_train_context().preemption_context.preemption_info is not None
+    except (ImportError, AttributeError, RuntimeError):
+        return False
+
+
+def work(options: dict[str, Any]) -> dict[str, Any]:
+    """Train as one worker; what Ray Train calls.
+
+    Args:
+        options: "config", "run", "link" (a `RunLink`) and "owner" (the path of the job's mark).
+
+    Returns:
+        What the run has come to.
+    """
+    import ray
+
+    link = options["link"]
+    if ray.get(link.failure.remote()):
+        # The job's process raises it; training on would only come to it again.
+        return {}
+    for name, value in ray.get(link.environment.remote()).items():
+        os.environ.setdefault(name, value)
+    try:
+        return _train(options, RaySession(link, options["owner"]))
+    except NonFiniteLoss as error:
+        # All workers come to this at the same step.
+        ray.get(link.fail.remote((type(error).__name__, str(error))))
+        return {}
+    except LstmEmbedError as error:
+        ray.get(link.fail.remote((type(error).__name__, str(error))))
+        raise
+
+
+def _train(options: dict[str, Any], session: RaySession) -> dict[str, Any]:
+    from lstm_embed.model.precision import resolve_precision
+    from lstm_embed.training.finish import finish, send_examples
+    from lstm_embed.training.setup import set_up
+
+    config, run = options["config"], options["run"]
+    resolve_precision(run.meaning["precision"], session.device.type)
+    worker = set_up(config, run, session)
+    wandb, progress = worker.wandb, worker.loop.progress
+    if wandb is not None and config.wandb_text:
+        worker.loop.after_validation = lambda step, groups: send_examples(wandb, worker, groups, step)
+    try:
+        finished = worker.loop.train()
+        if session.rank:
+            return {}
+        session.check_owner()
+        folder = RunFolder(run.path)
+        if not finished:
+            return {
+                "step": progress.step,
+                "sentences": progress.sentences,
+                "best_loss": progress.best_loss,
+                "stopped": True,
+            }
+        facts = finish(folder, run, worker)
+        if wandb is not None and config.wandb_model:
+            wandb.log_model(folder.model_dir, f"{config.run_name}-model")
+        return facts
+    finally:
+        if wandb is not None:
+            wandb.finish()

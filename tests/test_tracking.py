@@ -1,0 +1,176 @@
+"""What a run shows of itself: the metrics file, and what Weights & Biases really wrote to disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_help import make_config
+
+from lstm_embed import storage
+from lstm_embed.training.run import Phase, Run
+from lstm_embed.training.tracking import STEP, MetricsFile, Row
+from lstm_embed.training.wandb_log import WandbLog, has_key
+
+
+def row(step: int, loss: float = 1.0) -> Row:
+    return {STEP: step, "train/loss": loss}
+
+
+def read_rows(path: str) -> list[Row]:
+    return [json.loads(line) for line in storage.read_bytes(path).splitlines()]
+
+
+def test_after_a_resume_every_step_is_in_the_metrics_file_once(tmp_path: Path) -> None:
+    first = MetricsFile(str(tmp_path), 0)
+    for step in (10, 20, 30, 40):
+        first.append(row(step))
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"train/step": 50, "train/lo')
+    second = MetricsFile(str(tmp_path), 20)
+    assert second.kept == [row(10), row(20)]
+    second.append(row(30, 2.0))
+    # A worker of the job before, which has not noticed yet that it lost the run.
+    first.append(row(50))
+    assert read_rows(str(tmp_path / "metrics.jsonl")) == [row(10), row(20), row(30, 2.0)]
+
+
+def test_the_metrics_of_a_run_in_an_object_store_are_there_after_each_checkpoint(s3: str) -> None:
+    first = MetricsFile(s3, 0)
+    first.append(row(10))
+    first.upload()
+    first.append(row(20))
+    second = MetricsFile(s3, 10)
+    second.append(row(20, 2.0))
+    second.upload()
+    assert read_rows(storage.join(s3, "metrics.jsonl")) == [row(10), row(20, 2.0)]
+
+
+# Weights & Biases
+
+
+def make_run(folder: Path) -> Run:
+    return Run(path=str(folder), meaning={"seed": 0}, phases=(Phase(0, 100, 1, 0),), wandb_id="abcd1234")
+
+
+def wandb_records(run_dir: str) -> list[dict[str, Any]]:
+    """Return all records of all parts of a run kept offline, in order."""
+    records = []
+    for part in sorted(Path(run_dir, "wandb").glob("offline-run-*")):
+        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(part)]
+        lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+        # A part whose process was killed at once holds nothing.
+        records += [json.loads(line) for line in lines if line.startswith("{")]
+    return records
+
+
+def wandb_history(run_dir: str) -> dict[int, dict[str, Any]]:
+    """Return the last value of each metric by our own step axis."""
+    history: dict[int, dict[str, Any]] = {}
+    for record in wandb_records(run_dir):
+        if "history" in record:
+            item = record["history"]["item"]
+            history.setdefault(item[STEP], {}).update(item)
+    return history
+
+
+def start(folder: Path, rows: list[Row], sure_step: int = -1, **changes: Any) -> tuple[WandbLog, list[str]]:
+    config = make_config(folder, folder, wandb_project="project", wandb_tags=("a", "b"), **changes)
+    notes: list[str] = []
+    return WandbLog(config, make_run(folder), rows=rows, sure_step=sure_step, note=notes.append), notes
+
+
+def test_a_resumed_run_is_one_run_whose_repeated_steps_show_their_last_value(tmp_path: Path) -> None:
+    first, notes = start(tmp_path, [])
+    for step in (1, 2, 3):
+        first.log(row(step, 1.0))
+    first.finish()
+    assert len(notes) == 1
+    assert f"wandb sync {tmp_path}/wandb/offline-run-*-abcd1234" in notes[0]
+    second, _ = start(tmp_path, [row(1), row(2)], sure_step=2)
+    for step in (3, 4):
+        second.log(row(step, 2.0))
+    second.finish()
+    assert {step: item["train/loss"] for step, item in wandb_history(str(tmp_path)).items()} == {1: 1, 2: 1, 3: 2, 4: 2}
+    runs = [record["run"] for record in wandb_records(str(tmp_path)) if "run" in record]
+    assert {run["run_id"] for run in runs} == {"abcd1234"}
+    assert runs[0]["project"] == "project"
+    assert runs[0]["tags"] == ["a", "b"]
+    assert runs[0]["config"]["update"]["learning_rate"] == 5e-3
+    metrics = [record["metric"] for record in wandb_records(str(tmp_path)) if "metric" in record]
+    assert any(metric.get("step_metric") == STEP for metric in metrics)
+
+
+def test_steps_that_a_killed_process_had_not_written_are_sent_again(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from test_tracking import *;"
+        "log, _ = start(Path(sys.argv[1]), []); [log.log(row(n)) for n in range(5)]; print(log.sure_step, flush=True);"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    # A process of its own, which does not share the service of this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_SERVICE")}
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    # That nothing is sure yet is what the checkpoint would have said.
+    assert killed.stdout.strip() == "-1"
+    log, _ = start(tmp_path, [row(n) for n in range(5)], sure_step=-1)
+    log.log(row(5))
+    log.finish()
+    assert sorted(wandb_history(str(tmp_path))) == list(range(6))
+
+
+def test_a_project_is_what_turns_it_on(tmp_path: Path) -> None:
+    log, notes = start(tmp_path, [])
+    config = make_config(tmp_path, tmp_path)
+    quiet = WandbLog(config, make_run(tmp_path / "quiet"), rows=[], sure_step=-1, note=notes.append)
+    quiet.log(row(1))
+    quiet.finish()
+    assert not (tmp_path / "quiet").exists()
+    log.finish()
+
+
+def test_a_server_that_does_not_answer_leaves_the_run_offline_and_training_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
+    assert has_key()
+    log, notes = start(tmp_path, [])
+    log.log(row(1))
+    log.finish()
+    assert any("wandb sync" in note for note in notes)
+    assert sorted(wandb_history(str(tmp_path))) == [1]
+
+
+def test_whatever_it_raises_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, notes = start(tmp_path, [])
+
+    def fail(*args: Any, **more: Any) -> None:
+        raise RuntimeError("disk full\nand more")
+
+    monkeypatch.setattr(log._run, "log", fail)
+    log.log(row(1))
+    log.log(row(2))
+    assert notes[-1] == "Weights & Biases failed and is left out from here on (disk full)"
+    assert len(notes) == 2
+    log.finish()
+
+
+def test_a_key_is_found_where_wandb_login_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not has_key()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    os.chmod(tmp_path / "netrc", 0o600)
+    assert has_key()
