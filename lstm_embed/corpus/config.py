@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -73,9 +74,11 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.profile not in ("default", "original"):
             raise ValueError(f"profile is {self.profile!r}; expected default or original (--profile)")
+        if not re.fullmatch(r"[a-z]{2,3}(-[a-z]+)*|simple", self.language):
+            raise ValueError(f"language is {self.language!r}; expected a code such as en, bg or zh-yue (--language)")
         within(self, "max_tokens", 1, 65535)
         at_least(self, "max_line_bytes", 1)
-        for field in ("text_column", "id_column", "title_column", "language", "split"):
+        for field in ("text_column", "id_column", "title_column", "split"):
             if not getattr(self, field):
                 raise ValueError(f"{field} is empty; expected a name (--{field.replace('_', '-')})")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from lstm_embed import storage
 
@@ -24,7 +24,10 @@ class Span:
     end: int
     """First one that no longer does; -1 for the end of the file."""
     size: int
+    """Of the file, in bytes as stored."""
     stamp: str
+    num_bytes: int = -1
+    """About how many of the file's bytes belong to the span, where `start` and `end` are no bytes."""
 
     @classmethod
     def whole(cls, file: storage.FileInfo) -> Span:
@@ -43,8 +46,14 @@ class Unit:
 
     @property
     def size(self) -> int:
-        """Bytes as stored (parquet row groups: the file's bytes)."""
-        return sum((span.size if span.end < 0 else span.end - span.start) for span in self.spans)
+        """Bytes as stored."""
+        return sum(_stored_bytes(span) for span in self.spans)
+
+
+def _stored_bytes(span: Span) -> int:
+    if span.num_bytes >= 0:
+        return span.num_bytes
+    return span.size if span.end < 0 else span.end - span.start
 
 
 def read_plan(output: str) -> tuple[dict[int, Unit], int]:
@@ -67,7 +76,7 @@ def append_plan(output: str, added: Sequence[Unit], retired: Sequence[int]) -> N
     existing = storage.list_files(storage.join(output, "plan"))
     lines = [json.dumps({"retire": number}) for number in retired]
     for unit in added:
-        spans = [[span.path, span.start, span.end, span.size, span.stamp] for span in unit.spans]
+        spans = [list(astuple(span)) for span in unit.spans]
         lines.append(json.dumps({"unit": unit.number, "spans": spans}))
     path = storage.join(output, "plan", f"{len(existing):06d}.jsonl")
     storage.write_bytes(path, ("\n".join(lines) + "\n").encode("ascii"))

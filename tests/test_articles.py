@@ -1,0 +1,350 @@
+"""Articles: every format gives its text, every bad record is listed, and units cover every file once."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_embed import storage
+from lstm_embed.corpus.articles import cut_into_units, discover, find_files, inflation, read_articles
+from lstm_embed.corpus.config import TextConfig
+from lstm_embed.corpus.formats import Article
+from lstm_embed.errors import InputError
+from lstm_embed.ledger import Rejected, Span, Unit
+
+CONFIG = TextConfig()
+
+
+def span_of(path: Path, data: bytes) -> Span:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return Span.whole(storage.info(str(path)))
+
+
+def read(span: Span, config: TextConfig = CONFIG, columns: tuple[str, ...] = ()) -> list[Article | Rejected]:
+    return list(read_articles(span, config, columns))
+
+
+def good(found: list[Article | Rejected]) -> list[tuple[str | None, str | None, str]]:
+    return [(item.id, item.title, item.text) for item in found if isinstance(item, Article)]
+
+
+def reasons(found: list[Article | Rejected]) -> list[str]:
+    return [item.reason for item in found if isinstance(item, Rejected)]
+
+
+def row(number: int, **more: Any) -> bytes:
+    return (
+        json.dumps({"id": str(number), "url": "u", "title": f"T{number}", "text": f"Text {number}.", **more}).encode()
+        + b"\n"
+    )
+
+
+BAD_LINES = [
+    (b"{not json}", "not JSON"),
+    (b'{"text": "cut off', "not JSON"),
+    (b"[" * 100_000, "not JSON"),
+    (b'{"text": ' * 50_000, "not JSON"),
+    (b'{"id": ' + b"9" * 5000 + b', "text": "x"}', "not JSON"),
+    (b'["a list"]', "not a JSON object"),
+    (b'"a string"', "not a JSON object"),
+    (b"12", "not a JSON object"),
+    (b"null", "not a JSON object"),
+    (b'{"id": "1"}', "no text"),
+    (b'{"text": null}', "no text"),
+    (b'{"text": 5}', "text is not a string"),
+    (b'{"text": ["a"]}', "text is not a string"),
+    (b'{"text": "a", "id": {"n": 1}}', "id or title is not a string or number"),
+    (b'{"text": "a", "title": ["b"]}', "id or title is not a string or number"),
+    (b'{"text": "a\\u0000b"}', "NUL character"),
+    (b'{"text": "a\\ud800b"}', "lone surrogate"),
+    (b'{"text": "a", "title": "\\udfff"}', "lone surrogate"),
+    (b'{"text": "a\xff"}', "invalid UTF-8"),
+    (b'{"text": "\xed\xa0\x80"}', "invalid UTF-8"),
+    ("Привет".encode("utf-16"), "invalid UTF-8"),
+    (b"\0\0\0\0", "not JSON"),
+    (b"x" * 2_000_000, "line too long"),
+]
+
+
+def test_bad_lines_are_listed_by_reason_and_the_lines_around_them_read(tmp_path: Path) -> None:
+    data = b"".join(row(number) + line + b"\n" for number, (line, _) in enumerate(BAD_LINES)) + row(99)
+    found = read(span_of(tmp_path / "wiki_00", data), TextConfig(max_line_bytes=1_000_000))
+    assert [id_ for id_, _, _ in good(found)] == [*(str(number) for number in range(len(BAD_LINES))), "99"]
+    expected = [reason for _, reason in BAD_LINES]
+    # A line feed is half a character in UTF-16.
+    assert reasons(found) == expected
+    for item in found:
+        if isinstance(item, Rejected) and item.reason != "line too long":
+            line = data[item.offset :].split(b"\n", 1)[0]
+            assert item.digest == hashlib.sha256(line).hexdigest()
+            assert line.startswith(item.excerpt)
+            assert len(item.excerpt) <= 500
+
+
+def test_ids_and_titles_may_be_numbers_or_missing_and_names_may_be_chosen(tmp_path: Path) -> None:
+    lines = [{"text": "a"}, {"id": 7, "title": 1984, "text": "b"}, {"id": 2.5, "text": "c"}, {"id": 10**40, "text": ""}]
+    data = "".join(json.dumps(line) + "\r\n" for line in lines).encode()
+    assert good(read(span_of(tmp_path / "a.jsonl", b"\xef\xbb\xbf\n \n" + data))) == [
+        (None, None, "a"),
+        ("7", "1984", "b"),
+        ("2.5", None, "c"),
+        (str(10**40), None, ""),
+    ]
+    chosen = TextConfig(text_column="body", id_column="key", title_column="head")
+    span = span_of(tmp_path / "b.jsonl", b'{"body": "B", "key": "k", "head": "h", "text": "no", "n": [1]}\n')
+    found = read(span, chosen, ("n", "missing"))
+    assert good(found) == [("k", "h", "B")]
+    assert isinstance(found[0], Article)
+    assert found[0].columns == {"n": [1], "missing": None}
+
+
+def test_segment_wiki_sections_become_one_text(tmp_path: Path) -> None:
+    line = {
+        "title": "T",
+        "section_titles": ["Introduction", "History"],
+        "section_texts": ["Intro.", "Past."],
+        "interlinks": [],
+    }
+    found = read(span_of(tmp_path / "seg.json.gz", gzip.compress(json.dumps(line).encode() + b"\n")))
+    assert good(found) == [(None, "T", "Intro.\nHistory.\nPast.")]
+
+
+DOC = '<doc id="{0}" url="u" title="T &quot;{0}&quot;">\nT "{0}"\n\nFirst &amp; line {0}.\nSecond line.\n\n</doc>\n'
+
+
+def test_the_doc_format_gives_titles_and_texts(tmp_path: Path) -> None:
+    data = "".join(DOC.format(number) for number in range(3)).encode()
+    expected = [(str(n), f'T "{n}"', f"First & line {n}.\nSecond line.\n") for n in range(3)]
+    assert good(read(span_of(tmp_path / "wiki_00", data))) == expected
+    assert good(read(span_of(tmp_path / "wiki_01.bz2", bz2.compress(data)))) == expected
+
+
+def test_documents_that_are_broken_are_listed(tmp_path: Path) -> None:
+    doc = DOC.format
+    no_end = '<doc id="2" title="no end">\nlost\n'
+    too_long = '<doc id="4" title="long">\n' + "x" * 300 + "\n" + "y" * 300 + "\nrest\n</doc>\n"
+    cut_off = '<doc id="6" title="cut">\ntext\n'
+    data = "".join(["stray\nmore stray\n", doc(1), "between\n", no_end, doc(3), too_long, doc(5), cut_off]).encode()
+    found = read(span_of(tmp_path / "w", b"<doc " + data), TextConfig(max_line_bytes=500))
+    assert [id_ for id_, _, _ in good(found)] == ["1", "3", "5"]
+    assert reasons(found) == [
+        "text outside of a document",
+        "text outside of a document",
+        "document without end",
+        "document too long",
+        "document without end",
+    ]
+    too_long = '<doc id="1" title="t">\n' + "x" * 600 + "\n</doc>\n" + doc(2)
+    found = read(span_of(tmp_path / "w2", too_long.encode()), TextConfig(max_line_bytes=500))
+    assert (reasons(found), [id_ for id_, _, _ in good(found)]) == (["document too long"], ["2"])
+    half = '<doc id="1" title="t">\n\xff\n</doc>\n'.encode("latin-1")
+    assert reasons(read(span_of(tmp_path / "w3", half))) == ["invalid UTF-8"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    kind=st.sampled_from(["json", "doc"]),
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12),
+    cuts=st.lists(st.integers(1, 2000), max_size=6),
+)
+def test_any_cut_of_a_file_gives_every_article_once(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, sizes: list[int], cuts: list[int]
+) -> None:
+    texts = [f"{number}.\n" + "word\n" * size for number, size in enumerate(sizes)]
+    if kind == "json":
+        data = "".join(json.dumps({"id": n, "text": text}) + "\n" for n, text in enumerate(texts)).encode()
+    else:
+        data = "".join(f'<doc id="{n}" title="t">\n{text}</doc>\n' for n, text in enumerate(texts)).encode()
+    span = span_of(tmp_path_factory.getbasetemp() / "cut", data)
+    edges = [0, *sorted({cut for cut in cuts if cut < len(data)}), len(data)]
+    pieces = [Span(span.path, a, b, span.size, span.stamp) for a, b in itertools.pairwise(edges)]
+    found = [item for piece in pieces for item in read(piece)]
+    assert reasons(found) == []
+    assert [text.strip() for _, _, text in good(found)] == [text.strip() for text in texts]
+
+
+def parquet(path: Path, **columns: Any) -> Span:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=10)
+    return Span.whole(storage.info(str(path)))
+
+
+def test_parquet_rows_are_articles_whatever_their_types(tmp_path: Path) -> None:
+    span = parquet(
+        tmp_path / "a.parquet",
+        id=pa.array([1, 2, None]),
+        title=pa.array(["x", None, "z"]).dictionary_encode(),
+        text=pa.array(["one", None, "three"], pa.large_string()),
+        n=[[1], [], None],
+    )
+    found = read(span, columns=("n",))
+    assert good(found) == [("1", "x", "one"), (None, "z", "three")]
+    assert [item.columns for item in found if isinstance(item, Article)] == [{"n": [1]}, {"n": None}]
+    assert reasons(found) == ["no text"]
+    assert found[1].offset == 1  # type: ignore[union-attr]
+    binary = parquet(tmp_path / "b.parquet", text=pa.array(["жук".encode(), b"\xff"], pa.binary()))
+    assert good(read(binary)) == [(None, None, "жук")]
+    assert reasons(read(binary)) == ["invalid UTF-8"]
+    # A file may claim to hold strings and hold other bytes.
+    liar = pa.Array.from_buffers(pa.string(), 3, pa.array([b"good", b"\xff\xfe", b"fine"], pa.binary()).buffers())
+    lying = parquet(tmp_path / "c.parquet", text=liar, id=["1", "2", "3"])
+    assert good(read(lying)) == [("1", None, "good"), ("3", None, "fine")]
+    assert reasons(read(lying)) == ["invalid UTF-8"]
+    with pytest.raises(
+        InputError, match=r"has no column 'body'; it has id, text; name the text's column with --text-column"
+    ):
+        read(lying, TextConfig(text_column="body"))
+
+
+def test_a_damaged_row_group_is_counted_by_its_rows_and_the_others_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    texts = [f"text number {n} " + str(hash(str(n))) * 20 for n in range(30)]
+    pq.write_table(
+        pa.table({"text": texts}),
+        path,
+        row_group_size=10,
+        compression="none",
+        use_dictionary=False,
+        write_page_checksum=True,
+    )
+    column = pq.read_metadata(path).row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    middle = column.data_page_offset + column.total_compressed_size // 2
+    data[middle : middle + 8] = b"\xff" * 8
+    found = read(span_of(path, bytes(data)))
+    assert [text for _, _, text in good(found)] == texts[:10] + texts[20:]
+    damaged = [item for item in found if isinstance(item, Rejected)]
+    assert [(item.reason, item.offset, item.count) for item in damaged] == [("damaged row group", 10, 10)]
+    assert reasons(read(span_of(path, bytes(data[:-20])))) == ["not a parquet file, or a damaged one"]
+
+
+def test_other_files_say_what_they_are(tmp_path: Path) -> None:
+    dump = b"<mediawiki xmlns='x'>\n<page>\n"
+    for name, data in (("d.xml", dump), ("d.xml.bz2", bz2.compress(dump)), ("e.xml", b'<?xml version="1.0"?>')):
+        assert reasons(read(span_of(tmp_path / name, data))) == ["MediaWiki dump (run extract on it first)"]
+    span = parquet(tmp_path / "renamed", text=["a"])
+    assert reasons(read(span)) == ["parquet file not named .parquet"]
+    assert read(span_of(tmp_path / "empty", b"")) == []
+    assert read(span_of(tmp_path / "blank", b" \n\n")) == []
+
+
+def test_a_file_that_changes_under_the_job_stops_it(tmp_path: Path) -> None:
+    span = span_of(tmp_path / "a", row(1))
+    (tmp_path / "a").write_bytes(row(1) + row(2))
+    with pytest.raises(InputError, match="changed while the job ran"):
+        read(span)
+
+
+def names(files: list[storage.FileInfo], base: Path) -> list[str]:
+    return [file.path[len(str(base)) + 1 :] for file in files]
+
+
+def test_trees_globs_lists_and_single_files_are_found_each_file_once(tmp_path: Path) -> None:
+    for name in (
+        "AA/wiki_00",
+        "AA/wiki_01.bz2",
+        "AB/wiki_00.gz",
+        "x.jsonl",
+        "y.JSON.zst",
+        "z.parquet",
+        "notes.md",
+        ".hidden/a",
+    ):
+        span_of(tmp_path / name, b"x")
+    span_of(tmp_path / "AB" / "_SUCCESS", b"")
+    files, ignored = discover([str(tmp_path)])
+    assert names(files, tmp_path) == [
+        *("AA/wiki_00", "AA/wiki_01.bz2", "AB/_SUCCESS", "AB/wiki_00.gz", "x.jsonl", "y.JSON.zst", "z.parquet")
+    ]
+    assert ignored == [str(tmp_path / "notes.md")]
+    assert find_files([str(tmp_path), str(tmp_path / "x.jsonl"), f"{tmp_path}/AA"]) == files
+    for glob, expected in (
+        ("*.jsonl", ["x.jsonl"]),
+        ("A?", ["AA/wiki_00", "AA/wiki_01.bz2", "AB/_SUCCESS", "AB/wiki_00.gz"]),
+        ("*/wiki_00", ["AA/wiki_00"]),
+        ("**/*.[gb]z*", ["AA/wiki_01.bz2", "AB/wiki_00.gz"]),
+        ("A[!A]/w*", ["AB/wiki_00.gz"]),
+        ("notes.*", ["notes.md"]),
+    ):
+        assert names(find_files([f"{tmp_path}/{glob}"]), tmp_path) == expected
+    span_of(tmp_path / "odd[1].jsonl", b"x")
+    assert names(find_files([f"{tmp_path}/odd[1].jsonl"]), tmp_path) == ["odd[1].jsonl"]
+
+
+def test_input_that_gives_nothing_says_what_was_looked_for_and_found(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file or folder at .*/nowhere"):
+        find_files([f"{tmp_path}/nowhere"])
+    with pytest.raises(FileNotFoundError, match=r"no file or folder matches .*\*\.jsonl; looked below"):
+        find_files([f"{tmp_path}/*.jsonl"])
+    with pytest.raises(
+        InputError, match=r"holds no usable file: found 0 files \(nothing\); expected wikiextractor output"
+    ):
+        find_files([str(tmp_path)])
+    span_of(tmp_path / "table.csv", b"a,b\n")
+    with pytest.raises(InputError, match=r"found 1 files \(table\.csv\)"):
+        find_files([str(tmp_path)])
+    span_of(tmp_path / "zero.jsonl", b"")
+    with pytest.raises(InputError, match=r"holds only empty files: found 2 files \(table\.csv, zero\.jsonl\)"):
+        find_files([str(tmp_path)])
+    with pytest.raises(InputError, match=r"zero\.jsonl is empty \(0 bytes\)"):
+        find_files([f"{tmp_path}/zero.jsonl"])
+
+
+def test_the_store_is_looked_through_like_a_disk(s3: str) -> None:
+    for name in ("AA/wiki_00", "AB/wiki_01", "readme.md"):
+        storage.write_bytes(storage.join(s3, name), row(1))
+    assert [storage.name(file.path) for file in find_files([s3])] == ["wiki_00", "wiki_01"]
+    found = find_files([f"{s3}/A*/wiki_0[1-9]"])
+    assert [storage.name(file.path) for file in found] == ["wiki_01"]
+    assert good(read(Span.whole(found[0]))) == [("1", "T1", "Text 1.")]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10_000_000), st.sampled_from(["", ".jsonl", ".gz", ".bz2", ".zst"])),
+        min_size=1,
+        max_size=30,
+    ),
+    st.integers(1, 5_000_000),
+)
+def test_units_cover_every_byte_of_every_file_once_in_order(files: list[tuple[int, str]], unit_bytes: int) -> None:
+    infos = [storage.FileInfo(f"/in/{number:03d}{suffix}", size, "1") for number, (size, suffix) in enumerate(files)]
+    unit_bytes = max(unit_bytes, sum(file.size for file in infos) // 200)
+    units = cut_into_units(infos, unit_bytes)
+    spans = [span for unit in units for span in unit]
+    assert list(dict.fromkeys(span.path for span in spans)) == [file.path for file in infos]
+    for file in infos:
+        own = [(span.start, file.size if span.end < 0 else span.end) for span in spans if span.path == file.path]
+        assert (own[0][0], own[-1][1]) == (0, file.size)
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(own))
+        assert len(own) == 1 or storage.codec(file.path) is None
+    assert sum(Unit(0, unit).size for unit in units) == sum(file.size for file in infos)
+    assert all(inflation(Unit(0, unit)) >= 1 for unit in units)
+    assert cut_into_units(infos, unit_bytes) == units
+
+
+def test_big_parquet_files_are_cut_by_row_groups(tmp_path: Path) -> None:
+    path = tmp_path / "big.parquet"
+    texts = [f"{n} " + "x" * 2000 for n in range(100)]
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=7, compression="none", use_dictionary=False)
+    files = find_files([str(path)])
+    units = cut_into_units(files, 30_000)
+    assert len(units) == 11
+    found = [item for unit in units for span in unit for item in read(span)]
+    assert [text for _, _, text in good(found)] == texts
+    sizes = [Unit(0, unit).size for unit in units]
+    assert abs(sum(sizes) - files[0].size) < len(units)
+    assert max(sizes) < 3 * min(sizes)
