@@ -107,7 +107,6 @@ class Decoder(nn.Module):
             logits_GQC = _masked(query_GQK @ key_GCK.mT + bias_GC[:, None, :], batch)
             loss_GN, right_GN = losses.word_loss(logits_GQC, row_GN, batch.target_GN)
             return losses.weighted_mean(loss_GN, weight_GN), right_GN
-        share_GN = weight_GN / weight_GN.sum(1, keepdim=True).clamp_min(1e-12)
         mask_GC = batch.candidate_mask_GC
         found = [
             losses.CandidateSoftmax.apply(
@@ -116,11 +115,13 @@ class Decoder(nn.Module):
                 bias_GC[g],
                 None if mask_GC is None else mask_GC[g],
                 batch.target_GN[g],
-                share_GN[g],
+                weight_GN[g],
             )
             for g in range(len(query_GQK))
         ]
-        return torch.stack([loss for loss, _ in found]), torch.stack([right_N for _, right_N in found])
+        # Divided by the weights at last: a half-precision product would lose gradients as small as a word's share.
+        loss_G = torch.stack([loss for loss, _ in found]) / weight_GN.sum(1).clamp_min(1e-12)
+        return loss_G, torch.stack([right_N for _, right_N in found])
 
     def _compared(self, hidden_GQK: Tensor, unit_GCd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and biases whose products are those of output vectors and candidates.
