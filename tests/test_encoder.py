@@ -60,12 +60,12 @@ def one_by_one(encoder: SentenceEncoder, sentences: list[str]) -> np.ndarray:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_same_text_gets_the_same_vector_whatever_the_batch_and_the_order(config: ModelConfig) -> None:
     encoder = make_encoder(config)
-    sentences = make_sentences(150)
+    sentences = make_sentences(60)
     expected = one_by_one(encoder, sentences)
     for batch_size in (1, 7, 256):
         np.testing.assert_allclose(encoder.encode(sentences, batch_size=batch_size), expected, atol=1e-5)
     np.testing.assert_allclose(encoder.encode(sentences[::-1])[::-1], expected, atol=1e-5)
-    np.testing.assert_allclose(encoder.encode(sentences[77]), expected[77], atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(sentences[33]), expected[33], atol=1e-5)
 
 
 def test_many_small_word_tables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
