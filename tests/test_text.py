@@ -72,7 +72,7 @@ def default(sentence: str) -> list[str]:
     """The default rule in plain Python, for the characters of `SAMPLE`."""
     found = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", sentence).lower())
     nonspacing = "".join({c for c in found if unicodedata.category(c) == "Mn"} | {"\u0300"})
-    found = re.sub(f"([a-zα-ω])[{nonspacing}]+", r"\1", found)
+    found = re.sub(f"([a-zßα-ω])[{nonspacing}]+", r"\1", found)
     found = re.sub("([аеиоуыэюяіє]\u0308?)\u0301", r"\1", found)
     found = re.sub("[\u05b0-\u05bc\u0640\u064b-\u0652\u00ad\u200c\u200d\ufe0f\u20e3]+", "", found).replace("ς", "σ")
     found = unicodedata.normalize("NFC", re.sub("[‘’ʼ]", "'", found))

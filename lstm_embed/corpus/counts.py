@@ -22,7 +22,7 @@ _MERGE_ROWS = 2_000_000
 
 
 def local_dictionary(words: pa.Array) -> tuple[npt.NDArray[np.int32], pa.Array, npt.NDArray[np.int64], list[int]]:
-    """Number the words of a part by partition, then alphabetically.
+    """Number the words of a part by partition, in the order in which they come.
 
     Args:
         words: All its tokens, n strings.
@@ -31,20 +31,16 @@ def local_dictionary(words: pa.Array) -> tuple[npt.NDArray[np.int32], pa.Array, 
         The n local ids; the distinct words by local id; their counts; how many words each partition has.
     """
     encoded = words.dictionary_encode()
-    distinct = encoded.dictionary.to_pylist()
-    partition = np.fromiter((zlib.crc32(word.encode()) % NUM_PARTITIONS for word in distinct), np.int64, len(distinct))
-    order = np.array(sorted(range(len(distinct)), key=lambda i: (partition[i], distinct[i])), np.int64)
+    distinct = encoded.dictionary
+    hashes = map(zlib.crc32, distinct.cast(pa.binary()).to_pylist())
+    partition = np.fromiter(hashes, np.int64, len(distinct)) % NUM_PARTITIONS
+    order = np.argsort(partition, kind="stable")
     rank = np.empty(len(distinct), np.int32)
     rank[order] = np.arange(len(distinct), dtype=np.int32)
-    indices = encoded.indices.to_numpy(zero_copy_only=False)
-    counts = (
-        np.bincount(indices, minlength=len(distinct)).astype(np.int64)[order]
-        if len(distinct)
-        else np.zeros(0, np.int64)
-    )
+    local = rank[encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)]
+    word_counts = np.bincount(local, minlength=len(distinct)).astype(np.int64)
     sizes = np.bincount(partition, minlength=NUM_PARTITIONS).tolist()
-    local = rank[indices] if len(distinct) else np.zeros(0, np.int32)
-    return local, encoded.dictionary.take(pa.array(order)), counts, sizes
+    return local, distinct.take(pa.array(order)), word_counts, sizes
 
 
 def write_counts(path: str, words: pa.Array, counts: npt.NDArray[np.int64], sizes: list[int]) -> None:

@@ -12,13 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lstm_embed.corpus.articles import Article, read_articles
+from lstm_embed.corpus.articles import read_articles
 from lstm_embed.corpus.config import TextConfig
+from lstm_embed.corpus.formats import Article
 from lstm_embed.corpus.text import Splitter, sentence_splitter, tokenize
+from lstm_embed.errors import LstmEmbedError
 from lstm_embed.ledger import Rejected, Span
 from lstm_embed.ledger.parts import MAX_LISTED_REJECTIONS
 
-_CHUNK_SENTENCES = 8192
+CHUNK_ROWS = 8192
+_CHUNK_CHARS = 4_000_000
+"""Characters of sentences that end a chunk before it has its rows: rows may be long where nothing is split."""
+_PART_BYTES = 64_000_000
+"""Bytes of sentences that end a part before it has its rows."""
 
 
 @dataclass
@@ -43,24 +49,30 @@ class UnitReader:
     spans: Sequence[Span]
     config: TextConfig
     columns: Sequence[str] = ()
+    chunk_rows: int = CHUNK_ROWS
+    """Sentences after which a chunk ends; an article is never cut."""
     rejected: list[Rejected] = field(default_factory=list)
     unlisted: int = 0
 
     def chunks(self) -> Iterator[SentenceChunk]:
-        """Yield the unit's sentences; always at least one chunk, which may be empty."""
+        """Yield the unit's sentences; always at least one chunk, which may be empty.
+
+        Raises:
+            LstmEmbedError: if the splitter fails; the message names the article.
+        """
         splitter = sentence_splitter(self.config.split, self.config.language)
         chunk = _ChunkBuilder(self.config, splitter, self.columns)
         sha = hashlib.sha256()
         empty = True
         for item in self._items():
             if isinstance(item, Rejected):
-                chunk.reject(item.reason)
+                chunk.reject(item)
                 sha.update(item.digest.encode())
                 self._list(item)
                 continue
             sha.update(item.raw)
             chunk.add(item)
-            if chunk.num_sentences >= _CHUNK_SENTENCES:
+            if chunk.num_sentences >= self.chunk_rows or chunk.num_chars >= _CHUNK_CHARS:
                 yield chunk.build(sha.hexdigest())
                 chunk = _ChunkBuilder(self.config, splitter, self.columns)
                 empty = False
@@ -75,18 +87,17 @@ class UnitReader:
         if len(self.rejected) < MAX_LISTED_REJECTIONS:
             self.rejected.append(item)
         else:
-            self.unlisted += 1
+            self.unlisted += item.count
 
 
 class _ChunkBuilder:
     def __init__(self, config: TextConfig, splitter: Splitter, columns: Sequence[str]) -> None:
         self._config = config
         self._splitter = splitter
-        self._article: list[int] = []
-        self._sentence: list[int] = []
-        self._start: list[int] = []
-        self._end: list[int] = []
+        self._spans: list[tuple[int, int]] = []
         self._text: list[str] = []
+        # One entry for each article:
+        self._lengths: list[int] = []
         self._ids: list[str | None] = []
         self._titles: list[str | None] = []
         self._hashes: list[bytes] = []
@@ -94,6 +105,7 @@ class _ChunkBuilder:
         self._rejected: Counter[str] = Counter()
         self._bytes = 0
         self._repeated = 0
+        self.num_chars = 0
 
     @property
     def num_sentences(self) -> int:
@@ -103,33 +115,35 @@ class _ChunkBuilder:
     def is_empty(self) -> bool:
         return not self._ids and not self._rejected
 
-    def reject(self, reason: str) -> None:
-        self._rejected[reason] += 1
+    def reject(self, item: Rejected) -> None:
+        self._rejected[item.reason] += item.count
 
     def add(self, article: Article) -> None:
-        number = len(self._ids)
+        text = article.text
+        try:
+            spans = self._splitter(text)
+        except Exception as error:  # may be a user's function, on any text
+            raise LstmEmbedError(
+                f"--split {self._config.split} failed on the article with id {article.id!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        pieces = [text[start:end] for start, end in spans]
+        if self._config.drop_repeated and len(set(pieces)) < len(pieces):
+            first = dict(zip(reversed(pieces), range(len(pieces) - 1, -1, -1), strict=True))
+            kept = sorted(first.values())
+            self._repeated += len(pieces) - len(kept)
+            spans = [spans[number] for number in kept]
+            pieces = [pieces[number] for number in kept]
+        self._spans += spans
+        self._text += pieces
+        self._lengths.append(len(pieces))
         self._ids.append(article.id)
         self._titles.append(article.title)
-        self._hashes.append(hashlib.blake2b(article.text.encode(), digest_size=16).digest())
+        self._hashes.append(hashlib.blake2b(text.encode(), digest_size=16).digest())
         for name, values in self._columns.items():
             values.append(article.columns.get(name))
         self._bytes += len(article.raw)
-        seen: set[str] = set()
-        text = article.text
-        sentence = 0
-        for start, end in self._splitter(text):
-            piece = text[start:end]
-            if self._config.drop_repeated:
-                if piece in seen:
-                    self._repeated += 1
-                    continue
-                seen.add(piece)
-            self._article.append(number)
-            self._sentence.append(sentence)
-            self._start.append(start)
-            self._end.append(end)
-            self._text.append(piece)
-            sentence += 1
+        self.num_chars += len(text)
 
     def build(self, input_digest: str) -> SentenceChunk:
         text = pa.array(self._text, pa.string())
@@ -138,16 +152,19 @@ class _ChunkBuilder:
         num_long = int((lengths > self._config.max_tokens).sum())
         if num_long:
             tokens = pc.list_slice(tokens, 0, self._config.max_tokens)
-        article = pa.array(self._article, pa.int32())
+        num_sentences = np.array(self._lengths, np.int32)
+        article = np.repeat(np.arange(len(num_sentences), dtype=np.int32), num_sentences)
+        first = np.cumsum(num_sentences, dtype=np.int32) - num_sentences
+        spans = np.array(self._spans, np.int32).reshape(-1, 2)
         table = pa.table(
             {
                 "article": article,
-                "article_id": pa.array(self._ids, pa.string()).take(article),
-                "title": pa.array(self._titles, pa.string()).take(article),
-                "article_hash": pa.array(self._hashes, pa.binary(16)).take(article),
-                "sentence": pa.array(self._sentence, pa.int32()),
-                "start": pa.array(self._start, pa.int32()),
-                "end": pa.array(self._end, pa.int32()),
+                "article_id": pa.array(self._ids, pa.string()).take(pa.array(article)),
+                "title": pa.array(self._titles, pa.string()).take(pa.array(article)),
+                "article_hash": pa.array(self._hashes, pa.binary(16)).take(pa.array(article)),
+                "sentence": np.arange(len(article), dtype=np.int32) - first[article],
+                "start": np.ascontiguousarray(spans[:, 0]),
+                "end": np.ascontiguousarray(spans[:, 1]),
                 "tokens": tokens,
                 "text": text,
             }
@@ -156,7 +173,7 @@ class _ChunkBuilder:
             "records": len(self._ids),
             "bytes": self._bytes,
             "articles": len(self._ids),
-            "articles_without_sentences": len(self._ids) - len(set(self._article)),
+            "articles_without_sentences": int((num_sentences == 0).sum()),
             "sentences": len(self._text),
             "sentences_without_tokens": int((lengths == 0).sum()),
             "sentences_cut": num_long,
@@ -188,16 +205,14 @@ def merge_chunks(chunks: Sequence[SentenceChunk]) -> SentenceChunk:
 
 def part_chunks(chunks: Iterable[SentenceChunk], part_rows: int) -> Iterator[tuple[SentenceChunk, bool]]:
     """Gather chunks into parts of about `part_rows` sentences; yield each part and whether it is the last."""
-    ready: SentenceChunk | None = None
     gathered: list[SentenceChunk] = []
-    rows = 0
+    rows = size = 0
     for chunk in chunks:
-        if gathered and rows + chunk.table.num_rows > part_rows:
-            if ready is not None:
-                yield ready, False
-            ready, gathered, rows = merge_chunks(gathered), [], 0
+        num_bytes = chunk.table["text"].nbytes
+        if gathered and (rows + chunk.table.num_rows > part_rows or size + num_bytes > _PART_BYTES):
+            yield merge_chunks(gathered), False
+            gathered, rows, size = [], 0, 0
         gathered.append(chunk)
         rows += chunk.table.num_rows
-    if ready is not None:
-        yield ready, False
+        size += num_bytes
     yield merge_chunks(gathered), True

@@ -168,18 +168,17 @@ def split_sentences(text: str, language: str = "en") -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     line_start = 0
     for line in text.split("\n"):
-        if line and not line.isspace():
-            start = line_start
-            for piece in _without_long_runs(line):
-                for sentence in segment(language, piece):
-                    end = start + len(sentence)
-                    inner = sentence.strip()
-                    if inner:
-                        if not sentence.startswith(inner):
-                            start += len(sentence) - len(sentence.lstrip())
-                        spans.append((start, start + len(inner)))
-                    start = end
+        start = line_start
         line_start += len(line) + 1
+        if not line or line.isspace():
+            continue
+        for piece in (line,) if len(line) <= _LONGEST_RUN else _without_long_runs(line):
+            for sentence in segment(language, piece):
+                inner = sentence.rstrip()
+                if inner:
+                    lead = len(inner) - len(inner.lstrip()) if inner[0].isspace() else 0
+                    spans.append((start + lead, start + len(inner)))
+                start += len(sentence)
     return spans
 
 
@@ -189,7 +188,7 @@ def _without_long_runs(line: str) -> Iterator[str]:
     sentencex takes quadratic time on such runs, which long lines of Chinese or Japanese (or of noise) are.
     """
     start = 0
-    while len(line) - start > _LONGEST_RUN and (run := _LONG_RUN.search(line, start)):
+    while run := _LONG_RUN.search(line, start):
         ended = _LAST_END.match(line, run.start(), run.end())
         cut_at = ended.end() if ended else run.end()
         yield line[start:cut_at]
