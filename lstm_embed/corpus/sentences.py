@@ -51,6 +51,8 @@ class UnitReader:
     columns: Sequence[str] = ()
     chunk_rows: int = CHUNK_ROWS
     """Sentences after which a chunk ends; an article is never cut."""
+    splitter: Splitter | None = None
+    """Cuts articles into sentences; None for what the config says."""
     rejected: list[Rejected] = field(default_factory=list)
     unlisted: int = 0
 
@@ -60,7 +62,7 @@ class UnitReader:
         Raises:
             LstmEmbedError: if the splitter fails; the message names the article.
         """
-        splitter = sentence_splitter(self.config.split, self.config.language)
+        splitter = self.splitter or sentence_splitter(self.config.split, self.config.language)
         chunk = _ChunkBuilder(self.config, splitter, self.columns)
         sha = hashlib.sha256()
         empty = True
