@@ -10,13 +10,20 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from lstm_embed.errors import LstmEmbedError
 from lstm_embed.ledger import PartRecord, Span, Unit
+
+if TYPE_CHECKING:
+    import ray.data
+
+_MAX_RETRIES = 15
+"""Times a chunk is tried again after its actor died; nodes may come and go, but a chunk that is too large must be told."""
+_BLOCK_BYTES = 1 << 20
 
 UnitFunction = Callable[[Unit], Iterable[PartRecord]]
 """Works on one unit in a worker; yields the records of the parts it commits."""
@@ -134,13 +141,39 @@ def run_chunks(
     """
     if not units:
         return
+    from ray.exceptions import RayActorError
+
+    with plain_errors(), warnings.catch_warnings():
+        # Ray counts units, but a unit gives as many chunks as it has parts.
+        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        dataset = _chunk_dataset(units, read, make_worker, workers=workers, reader_cpus=reader_cpus, gpu=gpu)
+        try:
+            for row in dataset.iter_rows():
+                yield PartRecord(**json.loads(row["record"]))
+        except RayActorError as error:
+            raise LstmEmbedError(
+                f"a worker died {_MAX_RETRIES + 1} times over the same chunk, perhaps for lack of memory: take smaller parts "
+                f"(--part-rows) or larger machines, then run the command again to continue ({str(error).splitlines()[0]})"
+            ) from None
+
+
+def _chunk_dataset(
+    units: Sequence[Unit],
+    read: ChunkReader,
+    make_worker: ChunkWorker,
+    *,
+    workers: tuple[int, int],
+    reader_cpus: float,
+    gpu: bool,
+) -> ray.data.Dataset:
     import ray.data
 
     assert reader_cpus != 1
     items = [{"unit": unit_to_json(unit)} for unit in units]
     low, high = workers
-    pool = (
-        ray.data.ActorPoolStrategy(size=low) if low == high else ray.data.ActorPoolStrategy(min_size=low, max_size=high)
+    pool = ray.data.ActorPoolStrategy(
+        min_size=low, max_size=high, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
     )
     dataset = (
         ray.data.from_items(items, override_num_blocks=len(items))
@@ -149,38 +182,46 @@ def run_chunks(
             _ChunkActor,
             fn_constructor_args=(make_worker,),
             batch_size=1,
+            batch_format="pyarrow",
             compute=pool,
             num_cpus=1,
             num_gpus=1 if gpu else None,
+            max_task_retries=_MAX_RETRIES,
         )
     )
-    with plain_errors(), warnings.catch_warnings():
-        # Ray counts units, but a unit gives as many chunks as it has parts.
-        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
-        for row in dataset.iter_rows():
-            yield PartRecord(**json.loads(row["record"]))
+    # Hand on each chunk when it is read, rather than several of them together.
+    dataset.context.target_max_block_size = _BLOCK_BYTES
+    return dataset
 
 
-def _reading(read: ChunkReader) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
-    def read_unit(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _reading(read: ChunkReader) -> Callable[[dict[str, Any]], Iterator[pa.Table]]:
+    def read_unit(batch: dict[str, Any]) -> Iterator[pa.Table]:
         for text in batch["unit"]:
             for record, table in read(unit_from_json(text)):
-                sink = pa.BufferOutputStream()
-                with pa.ipc.new_stream(sink, table.schema) as writer:
-                    writer.write_table(table)
-                chunk = sink.getvalue().to_pybytes()
-                yield {"record": np.array([json.dumps(asdict(record))], object), "chunk": np.array([chunk], object)}
+                yield pa.table({"record": [json.dumps(asdict(record))], "chunk": _as_value(table)})
 
     return read_unit
 
 
+def _as_value(table: pa.Table) -> pa.Array:
+    """Return a column of one value, the table's Arrow IPC bytes, without copying them once more."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = sink.getvalue()
+    offsets = pa.array([0, data.size], pa.int64()).buffers()[1]
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
+
+
 class _ChunkActor:
+    """Works on two chunks at a time, in two threads."""
+
     def __init__(self, make_worker: ChunkWorker) -> None:
         self._work = make_worker()
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: pa.Table) -> dict[str, Any]:
         done = []
         for text, chunk in zip(batch["record"], batch["chunk"], strict=True):
-            table = pa.ipc.open_stream(chunk).read_all()
-            done.append(json.dumps(asdict(self._work(PartRecord(**json.loads(text)), table))))
+            table = pa.ipc.open_stream(chunk.as_buffer()).read_all()
+            done.append(json.dumps(asdict(self._work(PartRecord(**json.loads(text.as_py())), table))))
         return {"record": np.array(done, object)}

@@ -10,6 +10,19 @@ LEVELS = ("sentence", "row", "article")
 DTYPES = ("float32", "float16")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 EMPTY = ("zero", "drop")
+COLUMN_TYPES = (
+    "string",
+    "bool",
+    "int64",
+    "double",
+    "timestamp",
+    "date",
+    "list<string>",
+    "list<int64>",
+    "list<double>",
+)
+_OWN_COLUMNS = {"article", "article_id", "title", "article_hash", "sentence", "start", "end", "num_sentences"}
+_OWN_COLUMNS |= {"text", "ids", "tokens", "embedding"}
 
 
 def workers_range(value: str) -> tuple[int, int]:
@@ -28,6 +41,12 @@ def workers_range(value: str) -> tuple[int, int]:
             f"num_workers is {value!r}; expected a number such as 4, a range such as 1:8, or 0 (--num-workers)"
         )
     return low, high
+
+
+def split_column(column: str) -> tuple[str, str]:
+    """Return name and type of a column to carry along; the type is empty if `column` names none."""
+    name, _, kind = column.rpartition(":")
+    return (name, kind) if name and kind in COLUMN_TYPES else (column, "")
 
 
 def one_of(config: object, field: str, allowed: tuple[str, ...]) -> None:
@@ -56,9 +75,13 @@ class EmbedConfig:
     text: bool = True
     """Store each row's text beside its vector."""
     columns: tuple[str, ...] = ()
-    """Further columns of the input to carry along (not from a token set)."""
+    """Further columns of the input to carry along (not from a token set): NAME or NAME:TYPE, the type one of string, bool,
+    int64, double, timestamp, date, list<string>, list<int64>, list<double>; without it, as the first records have it."""
     empty: str = "zero"
     """Rows without a known token: zero (a vector of zeros) or drop; both are counted."""
+    reuse: str = ""
+    """Earlier output of embed: articles whose text is the same keep their vectors from there, and only the others are
+    computed. (What this output folder itself held is reused in any case.)"""
     precision: str = "fp32"
     """Arithmetic of the model: fp32, bf16, fp16 (GPU only) or auto (bf16 on GPUs and on CPUs that are fast at it)."""
     num_workers: str = "0"
@@ -106,9 +129,11 @@ class EmbedConfig:
         at_least(self, "row_group_rows", 1)
         at_least(self, "max_line_bytes", 1)
         within(self, "max_bad_fraction", 0, 1)
-        reserved = {"article_id", "title", "sentence", "start", "end", "embedding", "text", "article_hash"}
-        if clash := sorted(reserved & set(self.columns)):
+        names = [split_column(column)[0] for column in self.columns]
+        if clash := sorted(_OWN_COLUMNS & set(names)):
             raise ValueError(f"columns names {', '.join(clash)}, which the output has anyway (--columns)")
+        if len(set(names)) < len(names) or "" in names:
+            raise ValueError(f"columns is {' '.join(self.columns)!r}; expected different names (--columns)")
 
 
 @dataclass(frozen=True, kw_only=True)

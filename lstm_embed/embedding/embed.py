@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from lstm_embed import storage
 from lstm_embed.corpus.articles import cut_into_units, find_files, inflation
 from lstm_embed.corpus.config import TextConfig
-from lstm_embed.corpus.sentences import UnitReader, part_chunks
+from lstm_embed.corpus.sentences import UnitReader
 from lstm_embed.corpus.text import sentence_splitter
+from lstm_embed.corpus.token_set import KIND as TOKEN_SET
 from lstm_embed.corpus.token_set import TokenSet, read_part
-from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.distribute import run_chunks
+from lstm_embed.embedding.columns import settle_types
 from lstm_embed.embedding.config import EmbedConfig, workers_range
-from lstm_embed.embedding.vectors import KIND, EmbedChunk, VectorFormat
+from lstm_embed.embedding.earlier import Earlier, leftovers
+from lstm_embed.embedding.read import ReadUnit
+from lstm_embed.embedding.reuse import Reuse, build_index
+from lstm_embed.embedding.vectors import KIND, VectorFormat
+from lstm_embed.embedding.worker import REUSED, EmbedChunk
 from lstm_embed.errors import InputError, LstmEmbedError
-from lstm_embed.ledger import Ledger, PartRecord, PartStore, Span, Unit, Work
+from lstm_embed.ledger import Ledger, PartRecord, Span, Work
+from lstm_embed.ledger.erased import Erased, refuse_unfinished
 from lstm_embed.ledger.sealed import open_sealed, read_manifest
 from lstm_embed.progress import SILENT, Reporter, Summary
 
@@ -57,11 +60,14 @@ class EmbedJob:
         self.config = config
         self.output = storage.resolve(config.output)
         self.model = storage.resolve(config.model)
+        refuse_unfinished(self.output)
         manifest = open_sealed(self.model, kind="model", verify=False)
-        model_config = storage.read_json(storage.join(self.model, "config.json"))
-        self.tokenizer: dict[str, Any] = model_config["tokenizer"]
-        self.tokens = self._token_set(manifest)
+        self.model_fingerprint: str = manifest["fingerprint"]
+        self.vocabulary_fingerprint: str = manifest["content"]["vocabulary"]
+        self.model_config: dict[str, Any] = storage.read_json(storage.join(self.model, "config.json"))
+        self.tokens = self._token_set()
         self.text = self._text_config()
+        self.precision = self._precision()
         self.format = VectorFormat(
             level=config.level,
             dtype=config.dtype,
@@ -69,51 +75,66 @@ class EmbedJob:
             text=config.text,
             empty=config.empty,
             row_group_rows=config.row_group_rows,
-            columns=config.columns,
-            model_fingerprint=manifest["fingerprint"],
+            columns=self._columns(),
         )
-        self.precision = self._precision()
+        source = {"kind": TOKEN_SET, "text": self.tokens.tokenizer} if self.tokens else {"kind": "articles"}
         settings = {
             "content_format": FORMAT,
-            "model": manifest["fingerprint"],
+            "model": self.model_fingerprint,
             "precision": self.precision,
-            "vectors": asdict(self.format) | {"columns": list(config.columns)},
-            "source": "token_set" if self.tokens else asdict(self.text),
+            "vectors": asdict(self.format) | {"columns": list(self.format.columns)},
+            "source": {"text": asdict(self.text), **source},
             "part_rows": 0 if self.tokens else config.part_rows,
         }
         self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config))
+        other = config.reuse and storage.resolve(config.reuse) != self.output  # what is here is reused in any case
+        self.earlier = Earlier.open(config.reuse, self.ledger.settings) if other else None
+        self._counts: dict[str, int] = {}
 
-    def _token_set(self, model_manifest: dict[str, Any]) -> TokenSet | None:
+    def _token_set(self) -> TokenSet | None:
         path = storage.resolve(self.config.input[0])
-        if not storage.exists(storage.join(path, "job.json")) or _kind(path) != "token_set":
+        job = storage.join(path, "job.json")
+        if not storage.exists(job) or storage.read_json(job)["settings"]["kind"] != TOKEN_SET:
             return None
         if len(self.config.input) > 1:
             raise InputError(f"--input names the token set {path} and more; expected one token set alone, or articles")
         tokens = TokenSet.open(path)
-        vocabulary = Vocabulary.load(storage.join(self.model, "vocabulary.parquet"))
-        if tokens.vocabulary_fingerprint != vocabulary.fingerprint:
+        if tokens.vocabulary_fingerprint != self.vocabulary_fingerprint:
             raise InputError(
                 f"the token set {path} has the vocabulary {tokens.vocabulary_fingerprint[:8]}, the model {self.model} has "
-                f"{vocabulary.fingerprint[:8]}; give the articles as --input, or prepare them with --vocabulary {self.model}"
+                f"{self.vocabulary_fingerprint[:8]}; give the articles as --input, or prepare them with "
+                f"--vocabulary {self.model}"
+            )
+        profile, model_profile = tokens.tokenizer["profile"], self.model_config["tokenizer"]["profile"]
+        kept, read = tokens.tokenizer["max_tokens"], self.model_config["model"]["max_tokens"]
+        if profile != model_profile:
+            raise InputError(
+                f"the token set {path} has --profile {profile}, the model {model_profile}; give the articles"
+            )
+        if kept < read and tokens.totals.get("sentences_cut"):
+            raise InputError(
+                f"the token set {path} keeps {kept} tokens of a sentence (--max-tokens), the model reads {read}: "
+                "longer sentences would get other vectors than their texts have; give the articles as --input"
             )
         if self.config.columns or self.config.level == "row":
             raise InputError("--columns and --level row need articles as --input; a token set does not hold them")
         return tokens
 
     def _text_config(self) -> TextConfig:
-        config = self.config
-        split = "none" if config.level == "row" else self.tokenizer.get("split", "sentencex")
+        config, tokenizer = self.config, self.model_config["tokenizer"]
+        whole = config.level == "row"
         text = TextConfig(
             text_column=config.text_column,
             id_column=config.id_column,
             title_column=config.title_column,
-            language=config.language or self.tokenizer.get("language", "en"),
-            split=split,
-            profile=self.tokenizer["profile"],
-            drop_repeated=self.tokenizer.get("drop_repeated", True) and config.level != "row",
+            language=config.language or tokenizer.get("language", "en"),
+            split="none" if whole else tokenizer.get("split", "sentencex"),
+            profile=tokenizer["profile"],
+            max_tokens=max(TextConfig.max_tokens, min(self.model_config["model"]["max_tokens"], 65535)),
+            drop_repeated=tokenizer.get("drop_repeated", True) and not whole,
             max_line_bytes=config.max_line_bytes,
         )
-        sentence_splitter(text.split, text.language)
+        sentence_splitter(text.split, text.language)  # a wrong name is told before anything is read
         return text
 
     def _precision(self) -> str:
@@ -125,6 +146,13 @@ class EmbedJob:
         from lstm_embed.model.precision import resolve_precision
 
         return resolve_precision("auto", "cpu")
+
+    def _columns(self) -> tuple[str, ...]:
+        if not self.config.columns:
+            return ()
+        job = storage.join(self.output, "job.json")
+        made = storage.read_json(job)["settings"].get("vectors", {}).get("columns", []) if storage.exists(job) else []
+        return settle_types(self.config.columns, made, find_files(self.config.input), self.text)
 
     @property
     def size_unit(self) -> tuple[str, float]:
@@ -143,78 +171,94 @@ class EmbedJob:
     def run(self, work: Work, report: Reporter = SILENT) -> Summary:
         """Do what `compare` found to be left."""
         started = time.monotonic()
-        workers = self._workers()
+        workers = self._workers(report)
+        if self.earlier:
+            report.note(self.earlier.message)
         with self.ledger.writing(work) as owner:
             work = self.ledger.remaining(work)
-            new = self._embed(work, workers, report)
+            if self.earlier:
+                self.earlier.inherit_erased(self.output)
+            staging = storage.join(self.output, "staging")
+            new = self._embed(work, workers, self._reuse(work, staging, report), report)
             owner.check()
-            extra = {"model": self.format.model_fingerprint, "precision": self.precision}
+            storage.remove_dir(staging)
+            extra = {"model": self.model_fingerprint, "precision": self.precision}
             self.ledger.finish(work, new, max_bad_fraction=self.config.max_bad_fraction, extra=extra)
         return self.summary(time.monotonic() - started, already_done=False)
 
-    def _workers(self) -> tuple[int, int]:
+    def _workers(self, report: Reporter) -> tuple[int, int]:
         """Return the least and the most actors; refuse a number that would leave nothing for reading."""
         import ray
 
-        low, high = workers_range(self.config.num_workers)
-        resources = ray.cluster_resources()
-        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        fit = int(min(cpus - _READER_CPUS, gpus) if self.config.gpu else cpus - _READER_CPUS)
-        if fit < max(low, 1):
-            kind = f"{gpus:g} GPUs and {cpus:g} CPUs" if self.config.gpu else f"{cpus:g} CPUs"
-            raise InputError(
-                f"{max(low, 1)} workers need {max(low, 1)} {'GPUs' if self.config.gpu else 'CPUs'} and {_READER_CPUS} CPU for "
-                f"reading; the cluster has {kind}; use a smaller --num-workers or a larger cluster"
-            )
-        return (fit, fit) if low == 0 else (low, high)
+        workers = pool_size(
+            self.config, ray.cluster_resources(), ray._private.state.state.get_max_resources_from_cluster_config() or {}
+        )
+        free = ray.available_resources().get("CPU", 0.0)
+        if free < workers[0] + _READER_CPUS:
+            report.note(f"other jobs leave {free:g} CPUs of this cluster; {workers[0]} workers wait for theirs")
+        return workers
 
-    def _embed(self, work: Work, workers: tuple[int, int], report: Reporter) -> dict[int, list[PartRecord]]:
+    def _reuse(self, work: Work, staging: str, report: Reporter) -> Reuse | None:
+        """Index the earlier vectors there are, in this folder and the one given to reuse."""
+        if not work.pending:
+            return None
+        sources = leftovers(self.ledger.store, work)
+        if self.earlier:
+            sources += self.earlier.parts
+        if not sources:
+            return None
+        folder = storage.join(staging, "reuse")
+        return build_index(folder, sources, article_rows=self.config.level == "article", report=report)
+
+    def _embed(
+        self, work: Work, workers: tuple[int, int], reuse: Reuse | None, report: Reporter
+    ) -> dict[int, list[PartRecord]]:
         read = ReadUnit(
             text=self.text,
-            columns=self.config.columns,
+            columns=self.format.columns,
+            whole_texts=self.config.level == "row",
             part_rows=self.config.part_rows,
             from_token_set=self.tokens is not None,
-            model=self.model,
+            vocabulary=storage.join(self.model, "vocabulary.parquet"),
+            vocabulary_fingerprint=self.vocabulary_fingerprint,
             store=self.ledger.store,
             quarantine_text=self.config.quarantine_text,
             keep_text=self.config.text and self.config.level != "article",
+            erased=Erased.load(self.output),
         )
         actor = functools.partial(
             EmbedChunk,
             model=self.model,
+            model_fingerprint=self.model_fingerprint,
             store=self.ledger.store,
             format=self.format,
             precision=self.precision,
             gpu=self.config.gpu,
             batch_tokens=self.config.batch_tokens,
+            reuse=reuse,
         )
-        gathered: dict[int, dict[int, PartRecord]] = {}
-        total = sum(unit.size for unit in work.units)
-        sizes = {unit.number: unit.size for unit in work.pending}
-        done = float(total - sum(sizes.values()))
-        unit_name, scale = self.size_unit
-        report.progress("embed", done / scale, total / scale, unit_name)
-        sentences = rejected = 0
+        progress = _Progress(work, *self.size_unit, report)
         for record in run_chunks(
             work.pending, read, actor, workers=workers, reader_cpus=_READER_CPUS, gpu=self.config.gpu
         ):
-            parts = gathered.setdefault(record.unit, {old.part: old for old in work.records.get(record.unit, [])})
-            parts[record.part] = record
-            sentences += record.rows
-            rejected += sum(record.stats["rejected"].values())
-            if any(part.last and part.part + 1 == len(parts) for part in parts.values()):
-                done += sizes[record.unit]
-            report.progress("embed", done / scale, total / scale, unit_name, sentences=sentences, rejected=rejected)
-        new = {number: [parts[part] for part in sorted(parts)] for number, parts in gathered.items()}
-        missing = [unit.number for unit in work.pending if not (new.get(unit.number) and new[unit.number][-1].last)]
-        if missing:
-            raise LstmEmbedError(f"units {missing[:5]} were not finished; run the same command again")
-        return new
+            progress.add(record)
+        self._counts = {"encoded": progress.sentences - progress.reused, "reused": progress.reused}
+        return progress.complete()
 
     def summary(self, seconds: float, *, already_done: bool) -> Summary:
         """Return what the finished folder holds."""
         manifest = read_manifest(self.output, kind=KIND)
         totals = manifest["totals"]
+        facts = {
+            **self._counts,
+            "without known words": totals.get("without_known_words", 0),
+            "rejected": sum(totals.get("rejected", {}).values()),
+            "precision": self.precision,
+        }
+        if "erased" in totals:
+            facts["erased articles"] = totals["erased"]
+        if misfits := totals.get("values_of_another_type"):
+            facts["values of another type, now null"] = ", ".join(f"{name} {n}" for name, n in sorted(misfits.items()))
         return Summary(
             stage="embed",
             output=self.output,
@@ -222,11 +266,7 @@ class EmbedJob:
             row_name="vectors",
             seconds=seconds,
             already_done=already_done,
-            facts={
-                "without known words": totals.get("without_known_words", 0),
-                "rejected": sum(totals.get("rejected", {}).values()),
-                "precision": self.precision,
-            },
+            facts=facts,
         )
 
     def sample_rate(self, work: Work, seconds: float = 3.0) -> float:
@@ -252,77 +292,88 @@ class EmbedJob:
         return read / max(time.monotonic() - started, 1e-9)
 
 
-def _kind(path: str) -> str:
-    return str(storage.read_json(storage.join(path, "job.json"))["settings"]["kind"])
+def pool_size(config: EmbedConfig, now: Mapping[str, float], ever: Mapping[str, float]) -> tuple[int, int]:
+    """Return the least and the most actors.
+
+    Args:
+        config: Of the job.
+        now: The cluster's resources.
+        ever: What an autoscaler may bring them to; empty without one.
+
+    Raises:
+        InputError: if that many actors would leave no CPU for reading, and the job would wait for ever.
+    """
+
+    def fit(resources: Mapping[str, float]) -> int:
+        places = resources.get("CPU", 0.0) - _READER_CPUS
+        return int(max(0.0, min(places, resources.get("GPU", 0.0)) if config.gpu else places))
+
+    low, high = workers_range(config.num_workers)
+    most = max(fit(now), fit(ever))
+    if most < max(low, 1):
+        has = f"{now.get('CPU', 0.0):g} CPUs" + (f" and {now.get('GPU', 0.0):g} GPUs" if config.gpu else "")
+        count, device = max(low, 1), "a CPU and a GPU" if config.gpu else "a CPU"
+        raise InputError(
+            f"{count} workers need {device} each, and reading {_READER_CPUS} CPU; the cluster has {has}; "
+            "use a smaller --num-workers or a larger cluster"
+        )
+    return (max(1, fit(now)),) * 2 if low == 0 else (low, high)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadUnit:
-    """What a reading task does with one unit: yields its chunks, ready for the model."""
+class _Progress:
+    """Gathers the records of the parts as they are committed, and reports."""
 
-    text: TextConfig
-    columns: tuple[str, ...]
-    part_rows: int
-    from_token_set: bool
-    model: str
-    store: PartStore
-    quarantine_text: bool
-    keep_text: bool
+    def __init__(self, work: Work, unit_name: str, scale: float, report: Reporter) -> None:
+        self._work = work
+        self._unit, self._scale, self._report = unit_name, scale, report
+        self._sizes = {unit.number: unit.size for unit in work.pending}
+        self._gathered: dict[int, dict[int, PartRecord]] = {}
+        self._total = float(sum(unit.size for unit in work.units))
+        self._done = self._total - sum(self._sizes.values())
+        self._started = time.monotonic()
+        self._rejected = self._parts = 0
+        self.sentences = self.reused = 0
+        self._tell()
 
-    def __call__(self, unit: Unit) -> Iterator[tuple[PartRecord, pa.Table]]:
-        """Yield for each part that is not committed yet its record (without what the model adds) and its table."""
-        for record, table in self._token_part(unit) if self.from_token_set else self._articles(unit):
-            if record.part >= unit.committed:
-                yield (
-                    record,
-                    table if self.keep_text or "text" not in table.column_names else table.drop_columns(["text"]),
-                )
+    def add(self, record: PartRecord) -> None:
+        """Take the record of a part that was just committed."""
+        stats = dict(record.stats)
+        self.reused += stats.pop(REUSED, 0)
+        self.sentences += record.rows
+        self._rejected += sum(stats["rejected"].values())
+        self._parts += 1
+        parts = self._gathered.setdefault(
+            record.unit, {old.part: old for old in self._work.records.get(record.unit, [])}
+        )
+        parts[record.part] = replace(record, stats=stats)
+        if any(part.last and part.part + 1 == len(parts) for part in parts.values()):
+            self._done += self._sizes[record.unit]
+        self._tell()
 
-    def _token_part(self, unit: Unit) -> Iterator[tuple[PartRecord, pa.Table]]:
-        span = unit.spans[0]
-        table = read_part(span.path).replace_schema_metadata(None)
-        articles = len(pc.unique(table["article"]))
-        stats = {"records": articles, "articles": articles, "sentences": table.num_rows, "rejected": {}}
-        yield (
-            self.store.record(unit.number, 0, last=True, rows=table.num_rows, input_digest=span.stamp, stats=stats),
-            table,
+    def _tell(self) -> None:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        self._report.progress(
+            "embed",
+            self._done / self._scale,
+            self._total / self._scale,
+            self._unit,
+            sentences=self.sentences,
+            sentences_per_second=self.sentences / seconds,
+            parts=self._parts,
+            rejected=self._rejected,
+            **({"reused": self.reused} if self.reused else {}),
         )
 
-    def _articles(self, unit: Unit) -> Iterator[tuple[PartRecord, pa.Table]]:
-        vocabulary = _vocabulary(storage.join(self.model, "vocabulary.parquet"))
-        reader = UnitReader(unit.spans, self.text, self.columns)
-        for number, (chunk, last) in enumerate(part_chunks(reader.chunks(), self.part_rows)):
-            if last:
-                self.store.write_quarantine(unit.number, reader.rejected, reader.unlisted, self.quarantine_text)
-            tokens = chunk.table["tokens"].combine_chunks()
-            table = chunk.table.set_column(
-                chunk.table.schema.get_field_index("tokens"), "ids", vocabulary.id_lists(tokens)
-            )
-            for name, values in chunk.columns.items():
-                table = table.append_column(name, _column(name, values).take(table["article"]))
-            yield (
-                self.store.record(
-                    unit.number,
-                    number,
-                    last=last,
-                    rows=table.num_rows,
-                    input_digest=chunk.input_digest,
-                    stats=chunk.stats,
-                ),
-                table,
-            )
+    def complete(self) -> dict[int, list[PartRecord]]:
+        """Return the records of the units that were pending.
 
-
-def _column(name: str, values: list[Any]) -> pa.Array:
-    """Return carried values as a column; values that have no common type become text."""
-    try:
-        column = pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
-    return column.cast(pa.string()) if pa.types.is_null(column.type) else column
-
-
-@functools.lru_cache(maxsize=1)
-def _vocabulary(path: str) -> Vocabulary:
-    """Load the vocabulary once for each worker process."""
-    return Vocabulary.load(path)
+        Raises:
+            LstmEmbedError: if parts of them are missing.
+        """
+        new = {number: [parts[part] for part in sorted(parts)] for number, parts in self._gathered.items()}
+        missing = [
+            unit.number for unit in self._work.pending if not (new.get(unit.number) and new[unit.number][-1].last)
+        ]
+        if missing:
+            raise LstmEmbedError(f"units {missing[:5]} were not finished; run the same command again")
+        return new

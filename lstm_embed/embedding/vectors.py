@@ -1,10 +1,10 @@
-"""Parts of vectors: what the actors write, and reading them back without Ray or torch."""
+"""Parts of vectors: writing them, and reading them back without Ray or torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from lstm_embed import storage
 from lstm_embed.errors import InputError
-from lstm_embed.ledger import PartRecord, PartStore
+from lstm_embed.ledger import PartRecord, PartStore, provenance
 from lstm_embed.ledger.sealed import read_manifest
 
 if TYPE_CHECKING:
@@ -37,68 +37,7 @@ class VectorFormat:
     empty: str
     row_group_rows: int
     columns: tuple[str, ...]
-    model_fingerprint: str
-
-
-class EmbedChunk:
-    """An actor that holds the model, embeds chunks and commits them as parts.
-
-    Args:
-        model: Model folder.
-        store: Where the parts go.
-        format: How they are written.
-        precision: Of the model's arithmetic, as the driver resolved it.
-        gpu: Compute on the GPU.
-        batch_tokens: Tokens of one batch through the model.
-    """
-
-    def __init__(
-        self, *, model: str, store: PartStore, format: VectorFormat, precision: str, gpu: bool, batch_tokens: int
-    ) -> None:
-        import torch
-
-        from lstm_embed.model.encoder import SentenceEncoder
-
-        if not gpu:
-            torch.set_num_threads(1)  # two threads that wait for each other at every step are slower than one
-        self._encoder: SentenceEncoder = SentenceEncoder.load(
-            model, device="cuda" if gpu else "cpu", precision=precision
-        )
-        self._store = store
-        self._format = format
-        self._batch_tokens = batch_tokens * (16 if gpu else 1)
-
-    def __call__(self, record: PartRecord, table: pa.Table) -> PartRecord:
-        """Embed a chunk, commit it and return the record of the part as written."""
-        ids = table["ids"].combine_chunks()
-        vectors = self._encoder.encode_ids(ids, batch_tokens=self._batch_tokens)
-        known: npt.NDArray[np.bool_] = np.any(vectors, axis=1)
-        table = table.drop_columns(["ids"])
-        if self._format.level == "article":
-            table, vectors, known = article_means(table, vectors, known)
-        stats = {**record.stats, "without_known_words": int((~known).sum())}
-        if self._format.empty == "drop" and not known.all():
-            table, vectors = table.filter(pa.array(known)), vectors[known]
-        if self._format.normalize:
-            vectors = unit_rows(vectors)
-        written = replace(record, rows=table.num_rows, stats=stats)
-        write_vectors(self._store, written, table, vectors, self._format)
-        return written
-
-
-def article_means(
-    table: pa.Table, vectors: Matrix, known: npt.NDArray[np.bool_]
-) -> tuple[pa.Table, Matrix, npt.NDArray[np.bool_]]:
-    """Return one row an article: the mean of its sentences' vectors (those with a known word)."""
-    article = table["article"].to_numpy()
-    starts = np.flatnonzero(np.append(True, article[1:] != article[:-1])) if len(article) else np.zeros(0, np.int64)
-    sums = np.add.reduceat(vectors * known[:, None], starts, axis=0) if len(starts) else vectors[:0]
-    counts = np.add.reduceat(known.astype(np.int64), starts) if len(starts) else np.zeros(0, np.int64)
-    num_sentences = np.diff(np.append(starts, len(article)))
-    means = (sums / np.maximum(counts, 1)[:, None]).astype(vectors.dtype)
-    rows = table.take(pa.array(starts)).drop_columns(["sentence", "start", "end"])
-    rows = rows.append_column("num_sentences", pa.array(num_sentences.astype(np.int32)))
-    return rows, means, counts > 0
+    """Carried along, as "name:type"."""
 
 
 def unit_rows(vectors: Matrix) -> Matrix:
@@ -107,17 +46,17 @@ def unit_rows(vectors: Matrix) -> Matrix:
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 
-def write_vectors(store: PartStore, record: PartRecord, table: pa.Table, vectors: Matrix, format: VectorFormat) -> None:
-    """Commit one part of vectors beside the columns of `table`."""
-    dtype = np.dtype(format.dtype)
+def write_vectors(
+    store: PartStore, record: PartRecord, table: pa.Table, vectors: Matrix, format: VectorFormat, about: dict[str, Any]
+) -> None:
+    """Commit one part of vectors beside the columns of `table`; `about` goes into the footer as well."""
     if format.dtype == "float16":
         # Rounding to infinity would turn a large component into a NaN cosine.
         vectors = np.clip(vectors, -65504, 65504)
-    flat = pa.array(np.ascontiguousarray(vectors, dtype).reshape(-1))
+    flat = pa.array(np.ascontiguousarray(vectors, format.dtype).reshape(-1))
     column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    table = table.drop_columns(["article"]).append_column("embedding", column)
     about = {
-        "model": format.model_fingerprint,
+        **about,
         "dimension": vectors.shape[1],
         "dtype": format.dtype,
         "normalized": format.normalize,
@@ -125,17 +64,34 @@ def write_vectors(store: PartStore, record: PartRecord, table: pa.Table, vectors
     }
     if format.level == "article":
         about["article_vector"] = "mean of the sentence vectors"
-    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(about, sort_keys=True).encode()})
+    metadata = {_METADATA_KEY: json.dumps(about, sort_keys=True).encode()}
+    table = table.append_column("embedding", column).replace_schema_metadata(metadata)
+    store.write_table(record, table, **parquet_options(table, format.row_group_rows))
+
+
+def parquet_options(table: pa.Table, row_group_rows: int) -> dict[str, Any]:
+    """Return how a table with vectors is written to parquet."""
     others = [name for name in table.column_names if name != "embedding"]
-    store.write_table(
-        record,
-        table,
-        row_group_size=format.row_group_rows,
-        use_dictionary=[name for name in others if name in ("article_id", "title", "article_hash")],
+    is_float32 = table.schema.field("embedding").type.value_type == pa.float32()
+    return {
+        "row_group_size": row_group_rows,
+        "use_dictionary": [name for name in others if name not in ("text", "start", "end")],
         # DuckDB cannot read float16 with this encoding.
-        use_byte_stream_split=["embedding.list.element"] if format.dtype == "float32" else False,
-        write_statistics=[name for name in others if name != "text"],
-    )
+        "use_byte_stream_split": ["embedding.list.element"] if is_float32 else False,
+        "write_statistics": [name for name in others if name != "text"],
+    }
+
+
+def made_with() -> dict[str, str]:
+    """Return the versions that made a part; not when and where, for equal parts shall have equal bytes."""
+    here = provenance()
+    return {name: here[name] for name in ("python", "lstm_embed", "torch", "pyarrow") if name in here}
+
+
+def read_about(path: str) -> dict[str, Any]:
+    """Return what a part's footer says of its vectors: model, dimension, dtype, normalized, level, versions…"""
+    with storage.open_input(path) as file:
+        return dict(json.loads((pq.read_metadata(file).metadata or {})[_METADATA_KEY]))
 
 
 class Embeddings:

@@ -1,0 +1,145 @@
+"""What an actor does: hold the model, embed chunks, commit them as parts.
+
+Two chunks are in an actor's hands at a time: while one is being written, the model works on the other. Vectors never leave
+the actor but as a part.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lstm_embed.embedding.reuse import EarlierVectors, Reuse
+from lstm_embed.embedding.vectors import Matrix, VectorFormat, made_with, unit_rows, write_vectors
+from lstm_embed.errors import FingerprintMismatch
+from lstm_embed.ledger import PartRecord, PartStore
+from lstm_embed.ledger.parts import read_record
+
+REUSED = "reused"
+"""In the stats of a record on its way to the driver: rows whose vectors were copied. Not part of what is committed."""
+
+
+class EmbedChunk:
+    """An actor that holds the model, embeds chunks and commits them as parts.
+
+    Args:
+        model: Model folder.
+        model_fingerprint: Of the model the driver saw there.
+        store: Where the parts go.
+        format: How they are written.
+        precision: Of the model's arithmetic, as the driver resolved it.
+        gpu: Compute on the GPU.
+        batch_tokens: Tokens of one batch through the model.
+        reuse: Earlier vectors, if there are any.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        model_fingerprint: str,
+        store: PartStore,
+        format: VectorFormat,
+        precision: str,
+        gpu: bool,
+        batch_tokens: int,
+        reuse: Reuse | None,
+    ) -> None:
+        from lstm_embed.model.encoder import SentenceEncoder
+
+        self._one_thread = not gpu
+        self._set_threads()
+        self._encoder = SentenceEncoder.load(model, device="cuda" if gpu else "cpu", precision=precision)
+        if self._encoder.fingerprint != model_fingerprint:
+            raise FingerprintMismatch(
+                f"{model} is the model {self._encoder.fingerprint[:8]} now and was {model_fingerprint[:8]} when the job "
+                "began; run the job again when the model is at rest"
+            )
+        self._store = store
+        self._format = format
+        self._batch_tokens = batch_tokens * (16 if gpu else 1)
+        self._earlier = EarlierVectors(reuse, self._encoder.embedding_dimension) if reuse else None
+        self._about = {"model": model_fingerprint, "precision": precision, "made_with": made_with()}
+        self._encoding, self._copying = threading.Lock(), threading.Lock()
+
+    def _set_threads(self) -> None:
+        """Let a thread of this actor compute alone: two that wait for each other at every step are slower than one."""
+        if self._one_thread:
+            import torch
+
+            torch.set_num_threads(1)
+
+    def __call__(self, record: PartRecord, table: pa.Table) -> PartRecord:
+        """Embed a chunk, commit it and return the record of the part as written.
+
+        A part that is there already is left as it is: it was committed out of turn, or by this actor before it was killed.
+        """
+        if committed := self._committed(record):
+            return committed
+        rows, vectors, num_copied = self._vectors(table)
+        known: npt.NDArray[np.bool_] = np.any(vectors, axis=1)
+        stats = {**record.stats, "without_known_words": int((~known).sum())}
+        if self._format.empty == "drop" and not known.all():
+            rows, vectors = rows.filter(pa.array(known)), vectors[known]
+        written = replace(record, rows=rows.num_rows, stats=stats)
+        write_vectors(self._store, written, rows.drop_columns(["article"]), vectors, self._format, self._about)
+        return replace(written, stats={**stats, REUSED: num_copied})
+
+    def _committed(self, record: PartRecord) -> PartRecord | None:
+        try:
+            found = read_record(self._store.path(record.unit, record.part))
+        except FileNotFoundError:
+            return None
+        same = found and (found.fingerprint, found.input_digest) == (record.fingerprint, record.input_digest)
+        return found if same else None
+
+    def _vectors(self, table: pa.Table) -> tuple[pa.Table, Matrix, int]:
+        """Return the rows of a part with their vectors, and how many of these were copied."""
+        ids = table["ids"].combine_chunks()
+        rows = table.drop_columns(["ids"])
+        of_article: npt.NDArray[np.int64] | None = None
+        if self._format.level == "article":
+            rows, of_article = article_rows(rows)
+        vectors = np.zeros((rows.num_rows, self._encoder.embedding_dimension), np.float32)
+        copied = np.zeros(rows.num_rows, np.bool_)
+        if self._earlier:
+            with self._copying:
+                copied = self._earlier.copy(rows, vectors)
+        if not copied.all():
+            wanted = ~copied if of_article is None else ~copied[of_article]
+            with self._encoding:
+                self._set_threads()
+                new = self._encoder.encode_ids(ids.filter(pa.array(wanted)), batch_tokens=self._batch_tokens)
+            if of_article is not None:
+                number = np.cumsum(~copied) - 1
+                new = means(new, number[of_article[wanted]], int((~copied).sum()))
+            vectors[~copied] = unit_rows(new) if self._format.normalize else new
+        return rows, vectors, int(copied.sum())
+
+
+def article_rows(table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    """Return one row an article instead of one a sentence, and for each sentence the number of its row."""
+    article = table["article"].to_numpy()
+    is_start = np.ones(len(article), np.bool_)
+    is_start[1:] = article[1:] != article[:-1]
+    starts = np.flatnonzero(is_start)
+    counts = np.diff(np.append(starts, len(article))).astype(np.int32)
+    rows = table.take(pa.array(starts)).drop_columns(["sentence", "start", "end"])
+    dropped = [name for name in ("text",) if name in rows.column_names]
+    return rows.drop_columns(dropped).append_column("num_sentences", pa.array(counts)), np.cumsum(is_start) - 1
+
+
+def means(vectors: Matrix, group: npt.NDArray[np.int64], num_groups: int) -> Matrix:
+    """Return the mean vector of each group; rows of zeros do not count. Groups are numbered and lie one after the other."""
+    known: npt.NDArray[Any] = np.any(vectors, axis=1)
+    sums = np.zeros((num_groups, vectors.shape[1]), np.float32)
+    if len(group):
+        starts = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+        sums[group[starts]] = np.add.reduceat(vectors, starts, axis=0)
+    counts = np.bincount(group[known], minlength=num_groups)
+    return (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)

@@ -1,0 +1,145 @@
+"""A small model, small corpora, and the embedding job without Ray, for tests of what it writes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from lstm_embed import storage
+from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.embedding.config import EmbedConfig
+from lstm_embed.embedding.embed import EmbedJob
+from lstm_embed.ledger import PartRecord, Unit
+from lstm_embed.model.autoencoder import Autoencoder
+from lstm_embed.model.config import ModelConfig
+from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.progress import SILENT, Reporter, Summary
+
+WORDS = [f"w{chr(97 + number // 20)}{chr(97 + number % 20)}" for number in range(200)]
+VOCABULARY = Vocabulary(["<pad>", "<unk>", *WORDS], np.concatenate([[0, 50], 20_000 // np.arange(1, 201)]))
+TOKENIZER = {"profile": "default", "language": "en", "split": "sentencex", "drop_repeated": True, "max_tokens": 512}
+
+
+def save_model(path: Path | str, seed: int = 0) -> str:
+    """Write a model folder with random weights; return its path."""
+    rng = np.random.default_rng(seed)
+    config = ModelConfig(hidden_size=8, code_size=12, max_tokens=24)
+    model = Autoencoder(config, rng.normal(size=(len(VOCABULARY), 10)), VOCABULARY.counts)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    SentenceEncoder(model, VOCABULARY, dict(TOKENIZER)).save(str(path))
+    return str(path)
+
+
+def make_text(rng: np.random.Generator, num_sentences: int | None = None) -> str:
+    """Return a text of some sentences, now and then one without a known word."""
+    number = int(rng.integers(1, 12)) if num_sentences is None else num_sentences
+    sentences = []
+    for _ in range(number):
+        words = rng.choice(WORDS, int(rng.integers(1, 30)))
+        sentence = " ".join(words) if rng.random() > 0.04 else "unheard of"
+        sentences.append(sentence.capitalize() + ".")
+    return " ".join(sentences)
+
+
+def make_articles(number: int, seed: int = 0, first: int = 0) -> list[dict[str, Any]]:
+    """Return articles with ids, titles, texts, and three more values each."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "id": str(n),
+            "title": f"Title {n}",
+            "text": make_text(rng),
+            "year": 1900 + n,
+            "score": n / 7,
+            "tags": ["a", f"t{n % 3}"],
+        }
+        for n in range(first, first + number)
+    ]
+
+
+def write_articles(path: Path | str, articles: Sequence[dict[str, Any]]) -> str:
+    """Write articles as JSON lines; return the path."""
+    text = "".join(json.dumps(article) + "\n" for article in articles)
+    storage.write_bytes(str(path), text.encode())
+    return str(path)
+
+
+def run_chunks_here(
+    units: Sequence[Unit],
+    read: Callable[[Unit], Iterator[tuple[PartRecord, pa.Table]]],
+    make_worker: Callable[[], Callable[[PartRecord, pa.Table], PartRecord]],
+    **_: Any,
+) -> Iterator[PartRecord]:
+    """Do what `run_chunks` does, one chunk after the other in this process."""
+    work = make_worker() if units else None
+    for unit in units:
+        for record, table in read(unit):
+            assert work
+            yield work(record, table)
+
+
+@contextlib.contextmanager
+def without_ray(run_chunks: Any = run_chunks_here) -> Iterator[None]:
+    """Let embedding jobs compute in this process."""
+    with (
+        mock.patch("lstm_embed.embedding.embed.run_chunks", run_chunks),
+        mock.patch.object(EmbedJob, "_workers", return_value=(1, 1)),
+    ):
+        yield
+
+
+def embed_here(config: EmbedConfig, report: Reporter = SILENT, run_chunks: Any = run_chunks_here) -> Summary:
+    """Run an embedding job in this process."""
+    from lstm_embed.embedding.embed import embed
+
+    with without_ray(run_chunks):
+        return embed(config, report)
+
+
+def change(config: EmbedConfig, **fields: Any) -> EmbedConfig:
+    """Return a config with some fields replaced."""
+    return dataclasses.replace(config, **fields)
+
+
+def read_rows(output: Path | str) -> pa.Table:
+    """Return all rows of an output in the order of its manifest."""
+    manifest = storage.read_json(storage.join(str(output), "manifest.json"))
+    tables = []
+    for part in manifest["parts"]:
+        with storage.open_input(storage.join(str(output), "parts", part["name"])) as file:
+            tables.append(pq.read_table(file))
+    return pa.concat_tables(tables)
+
+
+def matrix(table: pa.Table) -> np.ndarray:
+    """Return the vectors of a table, shape (n, d)."""
+    column = table["embedding"].combine_chunks()
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def part_bytes(output: Path | str) -> dict[str, bytes]:
+    """Return the parts of an output by name."""
+    return {
+        storage.name(file.path): storage.read_bytes(file.path)
+        for file in storage.list_files(storage.join(str(output), "parts"))
+    }
+
+
+def all_files(output: Path | str) -> dict[str, bytes]:
+    """Return every file below a local folder, hidden ones too."""
+    root = Path(output)
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

@@ -1,0 +1,522 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from embedding_help import (
+    TOKENIZER,
+    all_files,
+    change,
+    embed_here,
+    make_articles,
+    matrix,
+    part_bytes,
+    read_rows,
+    save_model,
+    write_articles,
+)
+
+from lstm_embed import storage
+from lstm_embed.corpus.config import PrepareConfig
+from lstm_embed.corpus.prepare import prepare as run_prepare
+from lstm_embed.embedding.config import EmbedConfig
+from lstm_embed.embedding.embed import EmbedJob, embed, pool_size
+from lstm_embed.errors import FingerprintMismatch, InputError, OutputBusy, TooMuchRejected
+from lstm_embed.ledger import Ledger
+from lstm_embed.ledger.owner import owned
+from lstm_embed.model.encoder import SentenceEncoder
+
+NUM_ARTICLES = 60
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("corpus")
+    articles = make_articles(NUM_ARTICLES)
+    for start in range(0, NUM_ARTICLES, 15):
+        write_articles(folder / f"articles-{start:03d}.jsonl", articles[start : start + 15])
+    return str(folder)
+
+
+@pytest.fixture
+def config(model: str, corpus: str, tmp_path: Path) -> EmbedConfig:
+    return EmbedConfig(model=model, input=(corpus,), output=str(tmp_path / "out"), unit_bytes=4000, part_rows=100)
+
+
+@pytest.fixture(scope="session")
+def expected(model: str, corpus: str, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """Return the rows of an uninterrupted run with the settings of `config`."""
+    output = str(tmp_path_factory.mktemp("expected") / "out")
+    embed_here(EmbedConfig(model=model, input=(corpus,), output=output, unit_bytes=4000, part_rows=100))
+    return read_rows(output)
+
+
+# What comes out
+
+
+def test_a_sentence_has_the_vector_that_the_encoder_gives_it_alone(model: str, expected: pa.Table) -> None:
+    encoder = SentenceEncoder.load(model)
+    texts = expected["text"].to_pylist()
+    alone = np.array([encoder.encode(text) for text in texts[:50]])
+    np.testing.assert_allclose(matrix(expected)[:50], alone, atol=1e-5)
+    np.testing.assert_allclose(matrix(expected), encoder.encode(texts), atol=1e-5)
+
+
+def test_a_row_says_where_its_sentence_stands(corpus: str, expected: pa.Table) -> None:
+    articles = {article["id"]: article for article in make_articles(NUM_ARTICLES)}
+    assert expected.num_rows > 200
+    for row in expected.drop_columns(["embedding"]).to_pylist():
+        article = articles[row["article_id"]]
+        assert row["title"] == article["title"]
+        assert article["text"][row["start"] : row["end"]] == row["text"]
+    numbers = expected["sentence"].to_numpy()
+    new_article = np.flatnonzero(numbers == 0)
+    assert len(new_article) == NUM_ARTICLES
+    assert set(np.diff(numbers)[np.diff(numbers) > 0]) == {1}
+
+
+@pytest.mark.parametrize(
+    "change_of_size", [{"unit_bytes": 800}, {"part_rows": 17}, {"batch_tokens": 64}, {"row_group_rows": 5}]
+)
+def test_sizes_of_units_parts_batches_and_row_groups_change_no_bit_of_a_vector(
+    config: EmbedConfig, expected: pa.Table, change_of_size: dict[str, int]
+) -> None:
+    embed_here(change(config, **change_of_size))
+    found = read_rows(config.output)
+    assert found.drop_columns(["embedding"]).equals(expected.drop_columns(["embedding"]))
+    np.testing.assert_allclose(matrix(found), matrix(expected), atol=1e-6)
+
+
+def prepared(corpus: str, model: str, output: Path, **more: Any) -> str:
+    """Prepare a token set with the model's vocabulary, without Ray."""
+
+    def run_here(units: Any, function: Any, **_: Any) -> Any:
+        return (list(function(unit)) for unit in units)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lstm_embed.corpus.prepare.run_units", run_here)
+        run_prepare(PrepareConfig(input=(corpus,), output=str(output), vocabulary=model, unit_bytes=4000, **more))
+    return str(output)
+
+
+def test_a_token_set_gives_the_vectors_its_articles_give(
+    config: EmbedConfig, model: str, corpus: str, expected: pa.Table, tmp_path: Path
+) -> None:
+    tokens = prepared(corpus, model, tmp_path / "tokens", part_rows=50)
+    embed_here(change(config, input=(tokens,)))
+    found = read_rows(config.output)
+    assert found.equals(expected)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["totals"]["articles"] == NUM_ARTICLES
+
+
+def test_a_token_set_that_the_model_cannot_use_is_refused(
+    config: EmbedConfig, model: str, corpus: str, tmp_path: Path
+) -> None:
+    tokens = prepared(corpus, model, tmp_path / "tokens")
+    other = prepared(corpus, "", tmp_path / "other", min_count=3)
+    short = prepared(corpus, model, tmp_path / "short", max_tokens=5)
+    with pytest.raises(InputError, match=r"vocabulary [0-9a-f]{8}, the model"):
+        EmbedJob(change(config, input=(other,)))
+    with pytest.raises(InputError, match=r"keeps 5 tokens of a sentence \(--max-tokens\), the model reads 24"):
+        EmbedJob(change(config, input=(short,)))
+    with pytest.raises(InputError, match="names the token set"):
+        EmbedJob(change(config, input=(tokens, corpus)))
+    with pytest.raises(InputError, match="--columns and --level row need articles"):
+        EmbedJob(change(config, input=(tokens,), level="row"))
+
+
+def test_sentences_without_a_known_word_are_zero_or_dropped_and_counted(
+    config: EmbedConfig, expected: pa.Table, tmp_path: Path
+) -> None:
+    zero = ~matrix(expected).any(axis=1)
+    assert 3 < zero.sum() < len(zero) / 4
+    assert set(expected.filter(pa.array(zero))["text"].to_pylist()) == {"Unheard of."}
+    summary = embed_here(change(config, empty="drop", normalize=True))
+    found = read_rows(config.output)
+    assert found.num_rows == summary.rows == (~zero).sum()
+    assert summary.facts["without known words"] == zero.sum()
+    assert found["text"].to_pylist() == expected.filter(pa.array(~zero))["text"].to_pylist()
+
+
+@pytest.mark.parametrize("level", ["sentence", "row", "article"])
+def test_vectors_can_be_scaled_to_length_one_and_are_never_nan(config: EmbedConfig, level: str) -> None:
+    embed_here(change(config, level=level, normalize=True))
+    vectors = matrix(read_rows(config.output))
+    assert np.isfinite(vectors).all()
+    lengths = np.linalg.norm(vectors, axis=1)
+    np.testing.assert_allclose(lengths[lengths > 0], 1.0, atol=1e-6)
+
+
+def test_an_article_has_the_mean_of_its_sentences_vectors(config: EmbedConfig, expected: pa.Table) -> None:
+    embed_here(change(config, level="article"))
+    found = read_rows(config.output)
+    assert found.num_rows == NUM_ARTICLES
+    assert not {"text", "sentence", "start", "end"} & set(found.column_names)
+    ids, vectors = np.array(expected["article_id"].to_pylist()), matrix(expected)
+    for row, vector in zip(found.drop_columns(["embedding"]).to_pylist(), matrix(found), strict=True):
+        own = vectors[ids == row["article_id"]]
+        assert row["num_sentences"] == len(own)
+        known = own[own.any(axis=1)]
+        np.testing.assert_allclose(vector, known.mean(axis=0) if len(known) else 0.0, atol=1e-6)
+
+
+def test_a_row_has_one_vector_of_its_whole_text_also_if_it_is_blank(
+    config: EmbedConfig, model: str, tmp_path: Path
+) -> None:
+    articles = [
+        *make_articles(5),
+        {"id": "blank", "text": "  \n"},
+        {"id": "none", "text": ""},
+        {"id": "last", "text": " waa\n"},
+    ]
+    source = write_articles(tmp_path / "rows.jsonl", articles)
+    embed_here(change(config, input=(source,), level="row"))
+    found = read_rows(config.output)
+    assert found["article_id"].to_pylist() == ["0", "1", "2", "3", "4", "blank", "none", "last"]
+    encoder = SentenceEncoder.load(model)
+    np.testing.assert_allclose(matrix(found), encoder.encode([article["text"] for article in articles]), atol=1e-6)
+    assert not matrix(found)[5:7].any()
+    assert [found[name][7].as_py() for name in ("start", "end", "text")] == [1, 4, "waa"]
+    summary = embed_here(change(config, input=(source,), level="row", empty="drop", output=str(tmp_path / "dropped")))
+    assert summary.rows == 6
+    assert summary.facts["without known words"] == 2
+
+
+def test_text_can_be_left_out(config: EmbedConfig, expected: pa.Table) -> None:
+    embed_here(change(config, text=False))
+    assert read_rows(config.output).equals(expected.drop_columns(["text"]))
+
+
+# Columns that are carried along
+
+
+def test_columns_keep_their_types_and_values(config: EmbedConfig, tmp_path: Path) -> None:
+    embed_here(change(config, columns=("year", "score:double", "tags")))
+    found = read_rows(config.output)
+    assert [str(found.schema.field(name).type) for name in ("year", "score", "tags")] == [
+        "int64",
+        "double",
+        "list<element: string>",
+    ]
+    articles = {article["id"]: article for article in make_articles(NUM_ARTICLES)}
+    for row in found.select(["article_id", "year", "score", "tags"]).to_pylist():
+        assert all(row[name] == articles[row["article_id"]][name] for name in ("year", "score", "tags"))
+
+
+def test_parquet_columns_keep_dates_and_numbers(config: EmbedConfig, tmp_path: Path) -> None:
+    import datetime
+
+    table = pa.table(
+        {
+            "body": ["Waa wab.", "Wac wad. Wae."],
+            "id": pa.array([1, 2]),
+            "when": pa.array([datetime.datetime(2020, 1, 2, 3), None]),
+            "day": [datetime.date(2020, 1, 2)] * 2,
+            "small": pa.array([1, 2], pa.int8()),
+            "half": pa.array([0.5, None], pa.float32()),
+        }
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    names = ("when", "day", "small", "half")
+    embed_here(change(config, input=(str(tmp_path / "in.parquet"),), text_column="body", columns=names))
+    found = read_rows(config.output)
+    assert [str(found.schema.field(name).type) for name in names] == [
+        "timestamp[us, tz=UTC]",
+        "date32[day]",
+        "int64",
+        "double",
+    ]
+    assert found["small"].to_pylist() == [1, 2, 2]
+    assert found["half"].to_pylist() == [0.5, None, None]
+    assert found["day"].to_pylist() == [datetime.date(2020, 1, 2)] * 3
+    assert found["when"][0].as_py() == datetime.datetime(2020, 1, 2, 3, tzinfo=datetime.UTC)
+
+
+def test_a_value_that_does_not_fit_its_column_is_null_and_counted_and_every_part_has_the_same_schema(
+    config: EmbedConfig, tmp_path: Path
+) -> None:
+    articles = make_articles(30)
+    articles[20]["year"] = "1920"
+    articles[21]["year"] = "long ago"
+    articles[22]["year"] = {"from": 1}
+    del articles[23]["year"]
+    source = write_articles(tmp_path / "in.jsonl", articles)
+    summary = embed_here(change(config, input=(source,), columns=("year:int64", "tags:string"), part_rows=20))
+    assert summary.facts["values of another type, now null"] == "year 2"
+    assert len({pq.read_schema(path).remove_metadata() for path in (tmp_path / "out" / "parts").iterdir()}) == 1
+    years = dict(zip(*(read_rows(config.output)[name].to_pylist() for name in ("article_id", "year")), strict=True))
+    assert [years[str(n)] for n in (19, 20, 21, 22, 23)] == [1919, 1920, None, None, None]
+    assert set(read_rows(config.output)["tags"].to_pylist()) == {'["a", "t0"]', '["a", "t1"]', '["a", "t2"]'}
+
+
+def test_new_input_keeps_the_types_of_the_first_run(config: EmbedConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_articles(folder / "a.jsonl", make_articles(3))
+    given = change(config, input=(str(folder),), columns=("year",))
+    embed_here(given)
+    write_articles(folder / "0.jsonl", [{"id": "x", "text": "Waa.", "year": 2.5}])
+    embed_here(given)
+    found = read_rows(config.output)
+    assert found["year"].type == pa.int64()
+    assert found["year"].to_pylist()[-1] is None
+
+
+def test_a_column_that_is_nowhere_is_refused(config: EmbedConfig) -> None:
+    with pytest.raises(InputError, match=r"no value in yaer \(--columns\)"):
+        EmbedJob(change(config, columns=("yaer",)))
+    with pytest.raises(ValueError, match="which the output has anyway"):
+        change(config, columns=("embedding",))
+    with pytest.raises(ValueError, match="expected different names"):
+        change(config, columns=("year", "year:string"))
+
+
+# Exactly once
+
+
+def test_a_finished_job_writes_nothing(config: EmbedConfig) -> None:
+    embed_here(config)
+    before = all_files(config.output)
+    stamps = {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")}
+    summary = embed(config)  # without Ray: nothing is left to distribute
+    assert summary.already_done
+    assert all_files(config.output) == before
+    assert {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")} == stamps
+
+
+def test_a_job_that_dies_anywhere_is_continued_to_the_same_bytes_and_no_part_is_written_twice(
+    config: EmbedConfig, tmp_path: Path
+) -> None:
+    from embedding_help import run_chunks_here
+
+    whole = change(config, output=str(tmp_path / "whole"))
+    embed_here(whole)
+    expected = part_bytes(whole.output)
+    inodes: dict[str, int] = {}
+
+    class Died(Exception):
+        pass
+
+    def dying(units: Any, read: Any, make_worker: Any, **more: Any) -> Any:
+        # Units in another order each time, some of their parts from the end, as when actors work side by side.
+        units = units[::-1]
+        for count, record in enumerate(run_chunks_here(units, lambda unit: list(read(unit))[::-1], make_worker)):
+            yield record
+            if count == 2:
+                raise Died
+
+    for _ in range(100):
+        try:
+            embed_here(config, run_chunks=dying)
+            break
+        except Died:
+            assert not (Path(config.output) / "manifest.json").exists()
+            parts = {path.name: path.stat().st_ino for path in (Path(config.output) / "parts").iterdir()}
+            assert all(parts[name] == inode for name, inode in inodes.items())
+            inodes = parts
+    assert part_bytes(config.output) == expected
+    own, others = (json.loads((Path(path) / "manifest.json").read_text()) for path in (config.output, whole.output))
+    assert own == others
+
+
+def test_changed_and_new_input_redoes_only_its_units(config: EmbedConfig, corpus: str, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in os.listdir(corpus):
+        storage.copy_file(f"{corpus}/{name}", str(folder / name))
+    given = change(config, input=(str(folder),), unit_bytes=5000)
+    embed_here(given)
+    before = part_bytes(config.output)
+    assert len(before) > 3
+    write_articles(folder / "articles-015.jsonl", make_articles(4, seed=5, first=100))
+    write_articles(folder / "articles-020.jsonl", make_articles(3, seed=6, first=200))
+    summary = embed_here(given)
+    after = part_bytes(config.output)
+    assert 2 <= len(set(after) - set(before)) < len(before)
+    assert 1 <= len(set(before) - set(after)) <= 2
+    assert all(after[name] == data for name, data in before.items() if name in after)
+    assert summary.facts["reused"] == 0
+    (folder / "articles-020.jsonl").unlink()
+    assert embed_here(given).already_done  # what it gave is kept
+    embed_here(change(given, prune=True))
+    assert "200" not in read_rows(config.output)["article_id"].to_pylist()
+
+
+def test_two_jobs_on_one_output_are_not_possible(config: EmbedConfig) -> None:
+    with owned(config.output), pytest.raises((OutputBusy, InputError)):
+        embed_here(config)
+
+
+def test_another_model_or_setting_is_refused_with_both_named(config: EmbedConfig, tmp_path: Path) -> None:
+    embed_here(config)
+    other = save_model(tmp_path / "other", seed=1)
+    with pytest.raises(FingerprintMismatch, match=r"model was \"[0-9a-f]{32}\" and is now \"[0-9a-f]{32}\""):
+        EmbedJob(change(config, model=other)).compare()
+    with pytest.raises(FingerprintMismatch, match=r"vectors.dtype was \"float32\" and is now \"float16\""):
+        EmbedJob(change(config, dtype="float16")).compare()
+
+
+def test_a_model_that_changes_under_the_job_stops_it(config: EmbedConfig, tmp_path: Path) -> None:
+    path = save_model(tmp_path / "model")
+    job = EmbedJob(change(config, model=path))
+    save_model(tmp_path / "model", seed=1)
+    from embedding_help import without_ray
+
+    with without_ray(), pytest.raises(FingerprintMismatch, match="when the job began"):
+        job.run(job.compare())
+
+
+def test_rejected_input_is_listed_and_too_much_of_it_fails_the_job(config: EmbedConfig, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    lines = [json.dumps(article) for article in make_articles(10)]
+    source.write_text("\n".join([*lines[:5], "{broken", *lines[5:]]))
+    given = change(config, input=(str(source),), unit_bytes=10**6)
+    with pytest.raises(TooMuchRejected, match="1 of 11 records were rejected"):
+        embed_here(given)
+    summary = embed_here(change(given, max_bad_fraction=0.2))
+    assert summary.facts["rejected"] == 1
+    assert "not JSON" in (tmp_path / "out" / "quarantine" / "unit-00000000.jsonl").read_text()
+
+
+def test_progress_counts_sentences_parts_and_rejections(config: EmbedConfig) -> None:
+    seen: list[dict[str, float]] = []
+
+    class Report:
+        def progress(self, stage: str, done: float, total: float, unit: str, **counters: float) -> None:
+            seen.append({"done": done, "total": total, **counters})
+
+        def note(self, message: str) -> None:
+            raise AssertionError(message)
+
+    summary = embed_here(config, Report())
+    assert seen[0]["done"] == 0
+    assert seen[-1]["done"] == pytest.approx(seen[-1]["total"])
+    assert seen[-1]["sentences"] == summary.rows
+    assert seen[-1]["parts"] == len(part_bytes(config.output))
+    assert seen[-1]["sentences_per_second"] > 0
+
+
+def test_output_in_an_object_store_has_the_same_rows(
+    config: EmbedConfig, expected: pa.Table, model: str, s3: str
+) -> None:
+    for file in storage.list_files(model):
+        storage.copy_file(file.path, f"{s3}/model/{storage.name(file.path)}")
+    given = change(config, model=f"{s3}/model", output=f"{s3}/out")
+    embed_here(given)
+    assert read_rows(f"{s3}/out").equals(expected)
+    assert embed(given).already_done
+
+
+# Before the cluster works
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "gpu", "now", "ever", "found"),
+    [
+        ("0", False, {"CPU": 4}, {}, (3, 3)),
+        ("0", False, {"CPU": 2}, {}, (1, 1)),
+        ("3", False, {"CPU": 4}, {}, (3, 3)),
+        ("1:8", False, {"CPU": 4}, {}, (1, 8)),
+        ("4", False, {"CPU": 0}, {"CPU": 64}, (4, 4)),
+        ("0", True, {"CPU": 16, "GPU": 2}, {}, (2, 2)),
+        ("0", True, {"CPU": 0}, {"CPU": 16, "GPU": 2}, (1, 1)),
+    ],
+)
+def test_as_many_workers_as_fit_beside_the_readers(
+    config: EmbedConfig,
+    num_workers: str,
+    gpu: bool,
+    now: dict[str, float],
+    ever: dict[str, float],
+    found: tuple[int, int],
+) -> None:
+    assert pool_size(change(config, num_workers=num_workers, gpu=gpu), now, ever) == found
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "gpu", "now"),
+    [("4", False, {"CPU": 4}), ("0", False, {"CPU": 0.5}), ("1", True, {"CPU": 4}), ("1", True, {"CPU": 1, "GPU": 4})],
+)
+def test_workers_that_would_starve_the_readers_are_refused(
+    config: EmbedConfig, num_workers: str, gpu: bool, now: dict[str, float]
+) -> None:
+    with pytest.raises(InputError, match="smaller --num-workers or a larger cluster"):
+        pool_size(change(config, num_workers=num_workers, gpu=gpu), now, {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"level": "word"}, "--level"),
+        ({"dtype": "int8"}, "--dtype"),
+        ({"num_workers": "3:2"}, "--num-workers"),
+        ({"num_workers": "0:2"}, "--num-workers"),
+        ({"precision": "fp16"}, "without --gpu"),
+        ({"part_rows": 0}, "--part-rows"),
+        ({"input": ()}, "--input"),
+    ],
+)
+def test_a_wrong_setting_names_its_flag(config: EmbedConfig, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        change(config, **fields)
+
+
+def test_a_dry_run_estimates_the_rate_and_writes_nothing(config: EmbedConfig) -> None:
+    job = EmbedJob(config)
+    work = job.compare()
+    assert len(work.pending) == len(work.added) > 3
+    assert job.sample_rate(work) > 0
+    assert not Path(config.output).exists()
+
+
+def test_the_tokenizer_of_the_model_decides_how_articles_are_cut(config: EmbedConfig) -> None:
+    job = EmbedJob(config)
+    assert {name: getattr(job.text, name) for name in TOKENIZER} == TOKENIZER
+    assert isinstance(job.ledger, Ledger)
+
+
+# With Ray
+
+
+def test_any_number_of_workers_gives_the_same_bytes_and_the_stages_stay_apart(
+    config: EmbedConfig, ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lstm_embed import distribute
+
+    alone = change(config, output=str(tmp_path / "alone"))
+    embed_here(alone)
+    plans: list[str] = []
+    make = distribute._chunk_dataset
+
+    def spy(*args: Any, **more: Any) -> Any:
+        dataset = make(*args, **more)
+        dataset.explain()
+        plans.append(capsys.readouterr().out)
+        return dataset
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distribute, "_chunk_dataset", spy)
+        for number in ("1", "1:3"):
+            output = str(tmp_path / f"out-{number[-1]}")
+            embed(change(config, output=output, num_workers=number))
+            assert part_bytes(output) == part_bytes(alone.output)
+    physical = plans[0].partition("Physical Plan (Optimized)")[2]
+    assert len(re.findall(r"TaskPoolMapOperator\[[^\]]*read_unit", physical)) == 1
+    assert len(re.findall(r"ActorPoolMapOperator\[[^\]]*_ChunkActor", physical)) == 1
+    assert "->" not in physical
+
+
+def test_more_workers_than_the_cluster_holds_are_refused_at_once(config: EmbedConfig, ray_cluster: None) -> None:
+    with pytest.raises(InputError, match=r"4 workers need a CPU each, and reading 0\.5 CPU; the cluster has 4 CPUs"):
+        embed(change(config, num_workers="4"))
+    assert not Path(config.output).exists()
