@@ -21,10 +21,7 @@ def run(config: SearchConfig) -> None:
     from lstm_embed.errors import FingerprintMismatch
     from lstm_embed.model.encoder import SentenceEncoder
 
-    queries = list(config.query)
-    if config.queries:
-        with open(config.queries, encoding="utf-8") as file:
-            queries += [line.strip() for line in file if line.strip()]
+    queries = [*config.query, *(read_queries(config.queries) if config.queries else ())]
     embeddings = Embeddings(config.embeddings)
     encoder = SentenceEncoder.load(config.model)
     if encoder.fingerprint != embeddings.model_fingerprint:
@@ -40,13 +37,29 @@ def run(config: SearchConfig) -> None:
         print_hits(query, hits, as_json=config.json)
 
 
+def read_queries(path: str) -> list[str]:
+    """Return the queries of a file, one a line; blank lines are none."""
+    from lstm_embed import storage
+    from lstm_embed.errors import InputError
+
+    path = storage.resolve(path)
+    with storage.open_stream(path) as file:
+        try:
+            lines = file.read().decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 text ({error}); expected one query a line (--queries)") from None
+    queries = [line.strip() for line in lines if line.strip()]
+    if not queries:
+        raise InputError(f"{path} holds no query; expected one a line (--queries)")
+    return queries
+
+
 def print_hits(query: str, hits: list[Hit], *, as_json: bool = False) -> None:
     """Print the hits of one query as a table or as JSON lines."""
     if as_json:
         for rank, hit in enumerate(hits, 1):
-            print(
-                json.dumps({"query": query, "rank": rank, "score": round(hit.score, 6), **hit.row}, ensure_ascii=False)
-            )
+            row = {"query": query, "rank": rank, "score": round(hit.score, 6), **hit.row}
+            print(json.dumps(row, ensure_ascii=False, default=str))
         return
     print(f"{query}")
     for hit in hits:

@@ -147,7 +147,7 @@ class SearchConfig:
     query: tuple[str, ...] = ()
     """Query texts."""
     queries: str = ""
-    """File with one query a line."""
+    """File with one query a line; local or s3://, plain or compressed."""
     top_k: int = 10
     """Hits a query, 1 or more."""
     json: bool = False

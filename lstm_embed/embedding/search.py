@@ -1,4 +1,8 @@
-"""Exact nearest neighbours over parts of vectors, read as a stream."""
+"""Exact nearest neighbours over parts of vectors, read as a stream.
+
+Exact: every vector is compared in float32, none is skipped by an index. Memory is bounded by the batches in the hands of the
+threads, whatever the number of rows or queries.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,14 @@ import pyarrow.parquet as pq
 
 from lstm_embed import storage
 from lstm_embed.embedding.vectors import Embeddings, Matrix, read_vectors
+from lstm_embed.errors import InputError
 from lstm_embed.progress import SILENT, Reporter
 
-COLUMNS = ("article_id", "title", "sentence", "text")
+_HIDDEN = ("embedding", "article_hash")
 _BATCH_ROWS = 8192
+_SCORES_AT_ONCE = 1 << 24
+"""Most scores (queries times rows) one thread holds."""
+_QUERIES_AT_ONCE = 4096
 
 
 class Hit(NamedTuple):
@@ -26,7 +34,7 @@ class Hit(NamedTuple):
     score: float
     """Cosine of query and row."""
     row: dict[str, Any]
-    """Those of `COLUMNS` that the vectors were stored with."""
+    """What the vectors were stored with: article_id, title, sentence, start, end, text, columns that were carried along."""
 
 
 class _Top(NamedTuple):
@@ -42,13 +50,28 @@ def search(embeddings: Embeddings, queries: Matrix, top_k: int, report: Reporter
 
     Args:
         embeddings: A finished folder of vectors.
-        queries: Unit vectors, shape (q, d).
+        queries: Unit vectors, shape (q, d); a zero vector finds nothing.
         top_k: Hits a query.
         report: Told of the parts read.
 
     Returns:
         q lists of at most `top_k` hits. Equal scores are ordered by position. Zero vectors are never hits.
+
+    Raises:
+        InputError: if the queries have another dimension than the vectors.
     """
+    dimension = embeddings.dimension
+    if dimension and queries.shape[1] != dimension:
+        raise InputError(
+            f"queries have {queries.shape[1]} dimensions; the vectors of {embeddings.path} have {dimension}"
+        )
+    found: list[list[Hit]] = []
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        found += _search(embeddings, queries[start : start + _QUERIES_AT_ONCE], top_k, report)
+    return found
+
+
+def _search(embeddings: Embeddings, queries: Matrix, top_k: int, report: Reporter) -> list[list[Hit]]:
     best = _empty(len(queries), top_k)
     paths = embeddings.part_paths
     threads = os.cpu_count() or 1
@@ -74,25 +97,37 @@ def _empty(num_queries: int, top_k: int) -> _Top:
 def _search_part(path: str, part: int, queries: Matrix, top_k: int) -> _Top:
     best = _empty(len(queries), top_k)
     offset = 0
-    for _, vectors in read_vectors(path, (), _BATCH_ROWS):
-        scores = _cosines(queries, vectors)
-        kept = min(top_k, scores.shape[1])
-        columns = (
-            np.argpartition(-scores, kept - 1, axis=1)[:, :kept] if kept else np.zeros((len(queries), 0), np.int64)
-        )
-        found = np.take_along_axis(scores, columns, axis=1)
-        position = np.where(np.isfinite(found), columns + offset, -1)
-        best = _merge(best, _Top(found, np.where(position < 0, -1, part), position), top_k)
+    batch_rows = min(_BATCH_ROWS, max(256, _SCORES_AT_ONCE // max(1, len(queries))))
+    for _, vectors in read_vectors(path, (), batch_rows):
+        for query, scores in enumerate(_cosines(queries, vectors)):
+            # Of equal scores the earlier row wins, so a later one must be better than the worst that is kept.
+            rows = np.flatnonzero(scores > best.scores[query, -1])
+            if len(rows) > top_k:
+                rows = rows[scores[rows] >= np.partition(scores[rows], -top_k)[-top_k]]
+            if len(rows):
+                _take(best, query, scores[rows], rows + offset, part)
         offset += len(vectors)
     return best
 
 
+def _take(best: _Top, query: int, scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], part: int) -> None:
+    """Let rows of a part, all behind those already kept, compete for the best of one query."""
+    all_scores = np.concatenate([best.scores[query], scores])
+    all_rows = np.concatenate([best.row[query], rows])
+    order = np.argsort(-all_scores, kind="stable")[: best.scores.shape[1]]
+    best.scores[query], best.row[query] = all_scores[order], all_rows[order]
+    best.part[query] = np.where(best.row[query] >= 0, part, -1)
+
+
 def _cosines(queries: Matrix, vectors: Matrix) -> npt.NDArray[np.float32]:
-    """Return cosines, shape (q, n); minus infinity where the row is zero."""
+    """Return cosines, shape (q, n); minus infinity where query or row is zero."""
     rows = vectors.astype(np.float32, copy=False)
-    norms = np.linalg.norm(rows, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(norms > 0, (queries @ rows.T) / norms, -np.inf).astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1)
+    scores: npt.NDArray[np.float32] = np.asarray(queries, np.float32) @ rows.T
+    scores /= np.where(lengths > 0, lengths, 1.0)
+    scores[:, lengths == 0] = -np.inf
+    scores[~queries.any(axis=1)] = -np.inf
+    return scores
 
 
 def _merge(a: _Top, b: _Top, top_k: int) -> _Top:
@@ -120,7 +155,7 @@ def _rows(path: str, rows: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]
     """Yield some rows of a part without their vectors, reading only the row groups that hold them."""
     with storage.open_input(path) as source:
         file = pq.ParquetFile(source)
-        columns = [name for name in COLUMNS if name in file.schema_arrow.names]
+        columns = [name for name in file.schema_arrow.names if name not in _HIDDEN]
         first = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows

@@ -112,6 +112,11 @@ class Embeddings:
         self.num_rows: int = self.manifest["rows"]
         self.part_paths = [storage.join(self.path, "parts", part["name"]) for part in self.manifest["parts"]]
 
+    @property
+    def dimension(self) -> int:
+        """Dimension of a vector; 0 if there is none."""
+        return int(read_about(self.part_paths[0])["dimension"]) if self.part_paths else 0
+
     def batches(self, columns: Sequence[str], rows: int = 8192) -> Iterator[tuple[pa.Table, Matrix]]:
         """Yield the rows in order: the asked columns that there are, and the vectors of shape (n, d)."""
         for path in self.part_paths:
@@ -122,7 +127,7 @@ def read_vectors(path: str, columns: Sequence[str], rows: int = 8192) -> Iterato
     """Yield the rows of one part in batches: some of its columns, and the vectors of shape (n, d)."""
     with storage.open_input(path) as source:
         try:
-            file = pq.ParquetFile(source)
+            file = pq.ParquetFile(source, page_checksum_verification=True)
             wanted = [name for name in columns if name in file.schema_arrow.names]
             for batch in file.iter_batches(rows, columns=[*wanted, "embedding"]):
                 yield pa.table(batch).select(wanted), to_matrix(batch.column("embedding"))
