@@ -61,7 +61,8 @@ class TextConfig:
     language: str = "en"
     """ISO 639 code of the text's language, for the sentence splitter."""
     split: str = "sentencex"
-    """Sentence splitter: sentencex, none (one vector a row), or the dotted name of a function text -> [(start, end)]."""
+    """Sentence splitter: sentencex, none (one vector a row), or the dotted name of a function text -> [(start, end)] that
+    all workers can import."""
     profile: str = "default"
     """Token rule: default (words and numbers of all scripts) or original (the Keras system's rule)."""
     max_tokens: int = 512
@@ -96,6 +97,8 @@ class PrepareConfig(TextConfig):
     """Files, folders or globs of articles: wikiextractor JSON or <doc> files, JSON lines, parquet; local or s3://."""
     output: str
     """Folder for the token set; local or s3://."""
+    drop_repeated_corpus: bool = False
+    """Drop sentences that occurred before anywhere in the corpus, word by word; the first occurrence stays."""
     text: bool = True
     """Keep each sentence's text beside its token ids."""
     min_count: int = 5
@@ -105,7 +108,8 @@ class PrepareConfig(TextConfig):
     vocabulary: str = ""
     """Use this vocabulary (a token set's folder or a vocabulary.parquet) instead of counting words."""
     rebuild_vocabulary: bool = False
-    """Count words anew over all input; every part is made again."""
+    """Count words anew over all input (or take the one given) and make every part again; else an output folder's
+    vocabulary stays what it was when the folder was first finished."""
     holdout_every: int = 50
     """Every n-th article is kept out of training, for validation; 2 or more."""
     unit_bytes: int = 64 * MEGABYTE

@@ -2,36 +2,41 @@
 
 Words get ids only when all of them have been counted, but text is worked through once: parts are first staged with a
 dictionary of their own (`counts.py`), the dictionaries are merged into the vocabulary, and the staged parts are then given
-the vocabulary's ids. Once a folder has its vocabulary, new input goes straight to its final parts.
+the vocabulary's ids. Once a folder has its vocabulary, new input goes straight to its final parts. Sentences repeated
+anywhere in the corpus are found between the two steps (`repeats.py`).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from lstm_embed import storage
-from lstm_embed.corpus import counts, token_set
-from lstm_embed.corpus.articles import cut_into_units, find_files, inflation
+from lstm_embed.corpus import repeats, token_set
+from lstm_embed.corpus.articles import cut_into_units, discover, inflation, read_articles
 from lstm_embed.corpus.config import PrepareConfig, text_settings
-from lstm_embed.corpus.sentences import SentenceChunk, UnitReader, part_chunks
+from lstm_embed.corpus.counts import merge_counts
+from lstm_embed.corpus.sentences import UnitReader
+from lstm_embed.corpus.tasks import FinalTask, RecountTask, StageTask, counts_path, recounts_path
 from lstm_embed.corpus.text import sentence_splitter
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.distribute import run_units
-from lstm_embed.errors import InputError
-from lstm_embed.ledger import Ledger, PartRecord, PartStore, Unit, Work
-from lstm_embed.ledger.plan import check_rejected
+from lstm_embed.distribute import UnitFunction, run_units
+from lstm_embed.errors import FingerprintMismatch, InputError
+from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Unit, Work, fingerprint
+from lstm_embed.ledger.plan import add_counts, check_rejected
 from lstm_embed.progress import SILENT, Reporter, Summary
 
 FORMAT = 1
 """Version of the parts' content; raised by hand when the same text would give other tokens or sentences."""
+_SAMPLE_RECORDS = 100
+_HIDDEN_FACTS = ("items", "records", "sentences", "rejected")
+
+Records = dict[int, list[PartRecord]]
 
 
 def prepare(config: PrepareConfig, report: Reporter = SILENT) -> Summary:
@@ -62,109 +67,215 @@ class PrepareJob:
             "holdout_every": config.holdout_every,
             "part_rows": config.part_rows,
         }
+        if config.drop_repeated_corpus:
+            settings["drop_repeated_corpus"] = True
         self.ledger = Ledger(self.output, kind=token_set.KIND, settings=settings, config=asdict(config))
         self.staging = PartStore(storage.join(self.output, "staging"), self.ledger.store.fingerprint)
+        self.hashes: PartStore | None = None
+        if config.drop_repeated_corpus:
+            self.hashes = repeats.hash_store(self.output, self.ledger.store.fingerprint)
+        self.ignored: list[str] = []
+        self._unbound = self.ledger.store
         self._own_vocabulary = storage.join(self.output, token_set.VOCABULARY)
-        self.vocabulary_path = self._find_vocabulary()
-        if self.vocabulary_path:
-            self._bind()
-
-    def _find_vocabulary(self) -> str | None:
-        exists = storage.exists(self._own_vocabulary)
-        given = self.config.vocabulary and _vocabulary_path(self.config.vocabulary)
-        if exists and not self.config.rebuild_vocabulary:
-            if given and Vocabulary.load(given).fingerprint != Vocabulary.load(self._own_vocabulary).fingerprint:
-                raise InputError(
-                    f"{self.output} has another vocabulary than {given}; "
-                    "choose another output folder, or replace its vocabulary with --rebuild-vocabulary"
-                )
-            return self._own_vocabulary
-        return given or None
-
-    def _bind(self) -> None:
-        """Let the fingerprint of the parts depend on the vocabulary too."""
-        assert self.vocabulary_path
-        self.vocabulary = Vocabulary.load(self.vocabulary_path)
-        self.ledger.bind({"vocabulary": self.vocabulary.fingerprint})
+        self.vocabulary: Vocabulary | None = None
+        self._made: dict[str, Any] = {}
+        self._find_vocabulary()
 
     @property
     def size_unit(self) -> tuple[str, float]:
         """Name of what units are measured in, and how many of their sizes make one of it."""
         return "MB", 1e6
 
+    def _find_vocabulary(self) -> None:
+        """Take the folder's vocabulary, or the one given; leave it open if words have to be counted."""
+        own = Vocabulary.load(self._own_vocabulary) if storage.exists(self._own_vocabulary) else None
+        rebuild = self.config.rebuild_vocabulary
+        if self.config.vocabulary:
+            path = _vocabulary_path(self.config.vocabulary)
+            given = Vocabulary.load(path)
+            if own and own.fingerprint != given.fingerprint and not rebuild:
+                raise InputError(
+                    f"{self.output} has another vocabulary than {path}; "
+                    "choose another output folder, or replace its vocabulary with --rebuild-vocabulary"
+                )
+            self._bind(given, {"given": given.fingerprint})
+        elif own:
+            made = Vocabulary.read_made(self._own_vocabulary)
+            wanted = {"min_count": self.config.min_count, "max_vocabulary": self.config.max_vocabulary}
+            other = [name for name in wanted if "given" not in made and made.get(name, wanted[name]) != wanted[name]]
+            if other and not rebuild:
+                raise FingerprintMismatch(
+                    f"the vocabulary of {self.output} is frozen: "
+                    + ", ".join(f"{name} was {made[name]} and is now {wanted[name]}" for name in other)
+                    + "; use the same values, another output folder, or --rebuild-vocabulary"
+                )
+            self._bind(own, made)
+
+    def _bind(self, vocabulary: Vocabulary, made: dict[str, Any]) -> None:
+        """Let the fingerprint of the parts depend on the vocabulary too."""
+        self.vocabulary, self._made = vocabulary, made
+        self.ledger.bind({"vocabulary": vocabulary.fingerprint})
+
+    def _counted(self, units: Sequence[Unit]) -> dict[str, Any]:
+        """Return what a vocabulary counted over these units is made with."""
+        return {
+            "min_count": self.config.min_count,
+            "max_vocabulary": self.config.max_vocabulary,
+            "units": fingerprint([unit.number for unit in units]),
+        }
+
     def compare(self) -> Work:
-        """Tell what is left to do."""
-        files = find_files(self.config.input)
+        """Tell what is left to do.
+
+        Raises:
+            InputError: also if nothing of a sample of the input can be used.
+        """
+        files, self.ignored = discover(self.config.input)
+        inside = next((file.path for file in files if file.path.startswith(f"{self.output}/")), None)
+        if inside:
+            raise InputError(f"the input holds the output ({inside}); choose an output folder outside of the input")
+        if self.hashes is not None:
+            self.ledger.unit_content = dict(repeats.marked_units(self.hashes))
         cut = functools.partial(cut_into_units, unit_bytes=self.config.unit_bytes)
         work = self.ledger.compare(files, cut, prune=self.config.prune)
-        return replace(work, finished=False) if self.vocabulary_path is None else work
+        recount = self.config.rebuild_vocabulary and not self.config.vocabulary
+        if recount and self.vocabulary is not None and self._made != self._counted(work.units):
+            self.vocabulary, self.ledger.store = None, self._unbound
+            work = self.ledger.compare(files, cut, prune=self.config.prune)
+        if self.vocabulary is None:
+            work = replace(work, finished=False)
+        if not work.finished and len(work.pending) == len(work.units) and self.config.max_bad_fraction < 1:
+            _check_sample(work.pending, self.config)
+        return work
 
     def run(self, work: Work, report: Reporter = SILENT) -> Summary:
         """Do what `compare` found to be left."""
         started = time.monotonic()
         with self.ledger.writing(work) as owner:
-            if self.vocabulary_path is None:
+            if self.vocabulary is None or self.hashes is not None:
+                self._stage(work, report)
+            if self.hashes is not None:
+                self.ledger.unit_content = dict(repeats.find_repeats(self.hashes, work.units, report))
+            if self.vocabulary is None:
                 self._count_words(work, report)
-            elif self.vocabulary_path != self._own_vocabulary:
-                self.vocabulary.save(self._own_vocabulary)
-                self.vocabulary_path = self._own_vocabulary
+            self._write_vocabulary()
             work = self.ledger.remaining(work)
             new = _run(work, self._final_task(), "prepare", report)
             owner.check()
-            extra = {"vocabulary": self.vocabulary.fingerprint, "holdout_every": self.config.holdout_every}
-            self.ledger.finish(work, new, max_bad_fraction=self.config.max_bad_fraction, extra=extra)
             storage.remove_dir(self.staging.output)
+            self._finish(work, new)
         return self.summary(time.monotonic() - started, already_done=False)
 
+    def _stage(self, work: Work, report: Reporter) -> None:
+        """Stage the units that are not; if only repeats are looked for, those whose hashes are not there."""
+        numbers = {unit.number for unit in work.units}
+        ready = set(Ledger.complete_units(self.staging, numbers))
+        if self.hashes is not None:
+            hashed = set(Ledger.complete_units(self.hashes, numbers))
+            ready = ready & hashed if self.vocabulary is None else hashed
+        left = tuple(replace(unit, committed=0) for unit in work.units if unit.number not in ready)
+        _run(
+            replace(work, pending=left),
+            StageTask(config=self.config, store=self.staging, hashes=self.hashes),
+            "read",
+            report,
+        )
+
     def _count_words(self, work: Work, report: Reporter) -> None:
-        """Stage every unit and make the vocabulary of all of them."""
+        """Make the vocabulary of all staged units."""
         staged = Ledger.complete_units(self.staging, {unit.number for unit in work.units})
-        left = [unit for unit in work.units if unit.number not in staged]
-        task = PrepareTask(config=self.config, store=self.staging, vocabulary_path=None, staging=None)
-        new = _run(replace(work, pending=tuple(left)), task, "count words", report)
-        totals: dict[str, Any] = {"rejected": {}, "records": 0}
-        for records in [*staged.values(), *new.values()]:
+        totals: dict[str, Any] = {}
+        for records in staged.values():
             for record in records:
-                totals["records"] += record.stats["records"]
-                for reason, count in record.stats["rejected"].items():
-                    totals["rejected"][reason] = totals["rejected"].get(reason, 0) + count
+                add_counts(totals, record.stats)
         check_rejected(totals, self.config.max_bad_fraction, self.output)
-        names = [record.stem for records in {**staged, **new}.values() for record in records]
-        vocabulary = merge_counts(self.staging, sorted(names), self.config, report)
+        if self.hashes is not None:
+            task = RecountTask(store=self.staging, hashes=self.hashes)
+            _run(replace(work, pending=work.units), task, "count words", report)
+        stems = [record.stem for number in sorted(staged) for record in staged[number]]
+        vocabulary = merge_counts(self._counts_paths(stems), self.config, report)
         if len(vocabulary) <= 2:
-            raise InputError(
-                f"no word of the input occurs {self.config.min_count} times or more (--min-count); "
-                f"read {totals['records']} articles"
-            )
-        vocabulary.save(self._own_vocabulary)
-        self.vocabulary_path = self._own_vocabulary
-        self._bind()
+            raise InputError(self._nothing_usable(totals))
+        self._bind(vocabulary, self._counted(work.units))
+
+    def _counts_paths(self, stems: Sequence[str]) -> list[str]:
+        folder = storage.parent(recounts_path(self.staging, ""))
+        recounted = {file.path for file in storage.list_files(folder)} if self.hashes is not None else set()
+        paths = [(recounts_path(self.staging, stem), counts_path(self.staging, stem)) for stem in stems]
+        return [anew if anew in recounted else first for anew, first in paths]
+
+    def _nothing_usable(self, totals: dict[str, Any]) -> str:
+        bad = ", ".join(f"{count} {reason}" for reason, count in totals.get("rejected", {}).items()) or "nothing"
+        if not totals.get("articles"):
+            return f"the input holds no usable article (rejected: {bad})"
+        if not totals.get("tokens"):
+            return f"the input's {totals['articles']} articles hold no word"
+        return (
+            f"no word of the input occurs {self.config.min_count} times or more (--min-count); "
+            f"it has {totals['articles']} articles with {totals['tokens']} words"
+        )
+
+    def _write_vocabulary(self) -> None:
+        """Save the vocabulary in the folder, unless it is there."""
+        assert self.vocabulary
+        if storage.exists(self._own_vocabulary):
+            own = Vocabulary.load(self._own_vocabulary)
+            if (
+                own.fingerprint == self.vocabulary.fingerprint
+                and Vocabulary.read_made(self._own_vocabulary) == self._made
+            ):
+                return
+        self.vocabulary.save(self._own_vocabulary, self._made)
+
+    def _final_task(self) -> FinalTask:
+        """Return what workers do once there is a vocabulary."""
+        assert self.vocabulary
+        return FinalTask(
+            config=self.config,
+            store=self.ledger.store,
+            staging=self.staging if storage.exists(self.staging.output) else None,
+            hashes=self.hashes,
+            vocabulary_path=self._own_vocabulary,
+            vocabulary_fingerprint=self.vocabulary.fingerprint,
+        )
+
+    def _finish(self, work: Work, new: Records) -> None:
+        assert self.vocabulary
+        totals: dict[str, Any] = {}
+        for records in {**work.records, **new}.values():
+            for record in records:
+                add_counts(totals, record.stats)
+        if not totals.get("sentences"):
+            check_rejected(totals, self.config.max_bad_fraction, self.output)
+            raise InputError(self._nothing_usable(totals))
+        extra = {"vocabulary": self.vocabulary.fingerprint, "holdout_every": self.config.holdout_every}
+        self.ledger.finish(work, new, max_bad_fraction=self.config.max_bad_fraction, extra=extra)
 
     def sample_rate(self, work: Work, seconds: float = 3.0) -> float:
         """Return the stored bytes a second that one CPU works through, measured on the first pending unit."""
+        if not work.pending:
+            return 0.0
+        unit = work.pending[0]
         started = time.monotonic()
         read = 0.0
-        for unit in work.pending[:1]:
-            for chunk in UnitReader(unit.spans, self.config).chunks():
-                read += chunk.stats["bytes"]
-                if time.monotonic() - started > seconds:
-                    break
-            ratio = inflation(unit)
-        return read / ratio / max(time.monotonic() - started, 1e-9)
-
-    def _final_task(self) -> PrepareTask:
-        """Return what workers do once there is a vocabulary."""
-        staging = self.staging if storage.exists(self.staging.output) else None
-        return PrepareTask(
-            config=self.config, store=self.ledger.store, vocabulary_path=self.vocabulary_path, staging=staging
-        )
+        for chunk in UnitReader(unit.spans, self.config).chunks():
+            read += chunk.stats["bytes"]
+            if time.monotonic() - started > seconds:
+                break
+        return read / inflation(unit) / max(time.monotonic() - started, 1e-9)
 
     def summary(self, seconds: float, *, already_done: bool) -> Summary:
         """Return what the finished folder holds."""
         tokens = token_set.TokenSet.open(self.output)
-        facts = {name: value for name, value in tokens.totals.items() if name not in ("items", "records", "sentences")}
-        facts["rejected"] = sum(tokens.totals.get("rejected", {}).values())
-        facts["vocabulary"] = len(self.vocabulary)
+        facts = {name: value for name, value in tokens.totals.items() if name not in _HIDDEN_FACTS}
+        rejected = tokens.totals.get("rejected", {})
+        facts["rejected"] = sum(rejected.values())
+        if rejected:
+            facts["rejected_as"] = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+            facts["rejected_listed_in"] = storage.join(self.output, "quarantine")
+        if self.ignored:
+            facts["files_passed_over_for_their_names"] = f"{len(self.ignored)} (such as {self.ignored[0]})"
+        facts["vocabulary"] = len(self.vocabulary) if self.vocabulary else 0
         return Summary(
             stage="prepare",
             output=self.output,
@@ -181,12 +292,30 @@ def _vocabulary_path(path: str) -> str:
     return storage.join(path, token_set.VOCABULARY) if storage.is_dir(path) else path
 
 
-def _run(work: Work, task: PrepareTask, stage: str, report: Reporter) -> dict[int, list[PartRecord]]:
+def _check_sample(units: Sequence[Unit], config: PrepareConfig) -> None:
+    """Raise InputError if none of the first records of three units can be used: a column is wrong, or all of the input."""
+    reasons: Counter[str] = Counter()
+    for unit in {units[at].number: units[at] for at in (0, len(units) // 2, -1)}.values() if units else ():
+        records = itertools.chain.from_iterable(read_articles(span, config) for span in unit.spans)
+        for record in itertools.islice(records, _SAMPLE_RECORDS):
+            if not isinstance(record, Rejected):
+                return
+            reasons[record.reason] += record.count
+    if reasons:
+        found = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        raise InputError(
+            f"none of the first records of {units[0].spans[0].path} (or of two other places of the input) can be used: "
+            f"{found}; expected wikiextractor output, or JSON lines or parquet with the text in {config.text_column!r} "
+            "(--text-column)"
+        )
+
+
+def _run(work: Work, task: UnitFunction, stage: str, report: Reporter) -> Records:
     """Run a task on the pending units with progress in stored bytes."""
     total = sum(unit.size for unit in work.units)
     sizes = {unit.number: unit.size for unit in work.pending}
     done = total - sum(sizes.values())
-    new: dict[int, list[PartRecord]] = {}
+    new: Records = {}
     sentences = 0
     report.progress(stage, done / 1e6, total / 1e6, "MB")
     for records in run_units(work.pending, task):
@@ -197,105 +326,3 @@ def _run(work: Work, task: PrepareTask, stage: str, report: Reporter) -> dict[in
         rejected = sum(sum(record.stats["rejected"].values()) for record in records)
         report.progress(stage, done / 1e6, total / 1e6, "MB", sentences=sentences, rejected=rejected)
     return new
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareTask:
-    """What a worker does with one unit: reads it and commits its parts, staged or final."""
-
-    config: PrepareConfig
-    store: PartStore
-    vocabulary_path: str | None
-    """None while words are being counted."""
-    staging: PartStore | None
-
-    def __call__(self, unit: Unit) -> Iterator[PartRecord]:
-        if self.staging is not None:
-            staged = Ledger.complete_units(self.staging, {unit.number}).get(unit.number)
-            if staged:
-                yield from self._from_staging(staged)
-                return
-        reader = UnitReader(unit.spans, self.config)
-        for number, (chunk, last) in enumerate(part_chunks(reader.chunks(), self.config.part_rows)):
-            if last:
-                quarantine = replace(self.store, output=storage.resolve(self.config.output))
-                quarantine.write_quarantine(unit.number, reader.rejected, reader.unlisted, self.config.quarantine_text)
-            yield self._write(unit, number, chunk, last)
-
-    def _write(self, unit: Unit, number: int, chunk: SentenceChunk, last: bool) -> PartRecord:
-        tokens = chunk.table["tokens"].combine_chunks()
-        lengths = pc.list_value_length(tokens).to_numpy(zero_copy_only=False).astype(np.int32)
-        if self.vocabulary_path is None:
-            ids, words, word_counts, sizes = counts.local_dictionary(tokens.flatten())
-            counts.write_counts(
-                counts_path(self.store, f"part-{unit.number:08d}-{number:04d}"), words, word_counts, sizes
-            )
-        else:
-            ids = _vocabulary(self.vocabulary_path).ids(tokens.flatten())
-        article = chunk.table["article"].to_numpy()
-        stats = {**chunk.stats, "items": token_set.count_items(article, lengths, self.config.holdout_every)}
-        record = self.store.record(
-            unit.number, number, last=last, rows=len(lengths), input_digest=chunk.input_digest, stats=stats
-        )
-        if number >= unit.committed:
-            self.store.write_table(record, self._table(chunk.table, ids, lengths))
-        return record
-
-    def _table(self, table: pa.Table, ids: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any]) -> pa.Table:
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-        lists = pa.ListArray.from_arrays(offsets, pa.array(ids.astype(np.int32)))
-        table = table.set_column(table.schema.get_field_index("tokens"), "ids", lists)
-        schema = token_set.SCHEMA
-        if not self.config.text:
-            table = table.drop_columns(["text"])
-            schema = schema.remove(schema.get_field_index("text"))
-        return table.cast(schema)
-
-    def _from_staging(self, staged: list[PartRecord]) -> Iterator[PartRecord]:
-        """Give staged parts the vocabulary's ids."""
-        assert self.staging
-        assert self.vocabulary_path
-        vocabulary = _vocabulary(self.vocabulary_path)
-        for old in staged:
-            known = vocabulary.ids(counts.read_words(counts_path(self.staging, old.stem)))
-            table = token_set.read_part(self.staging.path(old.unit, old.part))
-            lists = table["ids"].combine_chunks()
-            flat = known[lists.flatten().to_numpy()] if len(known) else np.zeros(0, np.int32)
-            ids = pa.ListArray.from_arrays(lists.offsets, pa.array(flat))
-            schema = table.schema.remove_metadata()
-            table = table.set_column(schema.get_field_index("ids"), "ids", ids).cast(schema)
-            record = replace(old, fingerprint=self.store.fingerprint)
-            self.store.write_table(record, table)
-            yield record
-
-
-def counts_path(store: PartStore, stem: str) -> str:
-    """Return where the counts file of a staged part lies."""
-    return storage.join(store.output, "counts", f"{stem}.parquet")
-
-
-@functools.lru_cache(maxsize=1)
-def _vocabulary(path: str) -> Vocabulary:
-    """Load the vocabulary once for each worker process and job."""
-    return Vocabulary.load(path)
-
-
-def merge_counts(store: PartStore, stems: list[str], config: PrepareConfig, report: Reporter) -> Vocabulary:
-    """Add up the counts of all staged parts; return the vocabulary."""
-    paths = [counts_path(store, stem) for stem in stems]
-    tables = []
-    unknown = 0
-    for partition in range(counts.NUM_PARTITIONS):
-        table, dropped = counts.merge_partition(paths, partition, config.min_count)
-        tables.append(table)
-        unknown += dropped
-        report.progress("merge counts", partition + 1, counts.NUM_PARTITIONS, "partitions")
-    merged = pa.concat_tables(tables)
-    vocabulary = Vocabulary.from_counts(
-        merged["word"].combine_chunks(),
-        merged["count"].combine_chunks(),
-        min_count=config.min_count,
-        max_words=config.max_vocabulary,
-    )
-    vocabulary.counts[1] += unknown
-    return vocabulary

@@ -122,7 +122,8 @@ def read_part(path: str, columns: list[str] | None = None) -> pa.Table:
         try:
             return pq.read_table(file, columns=columns, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path} is damaged ({error}); run prepare again") from None
+            what = " ".join(str(error).split())
+            raise InputError(f"{path} is damaged ({what}); remove the file and run prepare again") from None
 
 
 def is_held_out(article: npt.NDArray[np.int32], holdout_every: int) -> npt.NDArray[np.bool_]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,11 @@ import pyarrow.parquet as pq
 
 from lstm_embed import storage
 from lstm_embed.errors import InputError
+from lstm_embed.ledger.parts import encode_table
 
 PAD, UNKNOWN = 0, 1
 SPECIAL_WORDS = ("<pad>", "<unk>")
+_MADE_KEY = b"lstm_embed.vocabulary"
 
 
 class Vocabulary:
@@ -90,11 +94,24 @@ class Vocabulary:
         sha.update(self.counts.astype("<i8").tobytes())
         return sha.hexdigest()[:32]
 
-    def save(self, path: str) -> None:
-        """Write the vocabulary to one parquet file."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({"word": self.word_array, "count": self.counts}), sink, compression="zstd")
-        storage.write_bytes(path, sink.getvalue())
+    def save(self, path: str, made: dict[str, Any] | None = None) -> None:
+        """Write the vocabulary to one parquet file.
+
+        Args:
+            path: The file.
+            made: What it was made with, kept in the file's metadata for `read_made`.
+        """
+        table = pa.table({"word": self.word_array, "count": self.counts})
+        if made is not None:
+            table = table.replace_schema_metadata({_MADE_KEY: json.dumps(made, sort_keys=True)})
+        storage.write_bytes(path, encode_table(table, compression="zstd"))
+
+    @staticmethod
+    def read_made(path: str) -> dict[str, Any]:
+        """Return what a vocabulary file was made with; nothing if it does not say."""
+        with storage.open_input(path) as file:
+            metadata = pq.read_schema(file).metadata or {}
+        return dict(json.loads(metadata.get(_MADE_KEY, b"{}")))
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
@@ -107,7 +124,10 @@ class Vocabulary:
         with storage.open_input(storage.resolve(path)) as file:
             try:
                 table = pq.read_table(file)
-                return cls(table["word"].combine_chunks().cast(pa.string()), table["count"].to_numpy())
+                words = table["word"].combine_chunks().cast(pa.string())
+                if words.null_count or len(words.unique()) < len(words):
+                    raise InputError(f"{path} is not a vocabulary: it has missing words or words that occur twice")
+                return cls(words, table["count"].to_numpy())
             except (KeyError, pa.ArrowException) as error:
                 raise InputError(
                     f"{path} is not a vocabulary ({error}); expected a parquet file with the columns word and count"
@@ -125,10 +145,20 @@ class Vocabulary:
         """
         kept = pc.greater_equal(counts, min_count)
         table = pa.table({"word": words.filter(kept), "count": counts.filter(kept)})
-        # By count, then by word: the same whatever order the counts came in.
-        table = table.sort_by([("count", "descending"), ("word", "ascending")])
-        if max_words:
-            table = table.slice(0, max_words)
-        unknown = (pc.sum(counts).as_py() or 0) - (pc.sum(table["count"]).as_py() or 0)
-        all_words = pa.concat_arrays([pa.array(SPECIAL_WORDS, pa.string()), *table["word"].cast(pa.string()).chunks])
-        return cls(all_words, np.concatenate([[0, unknown], table["count"].to_numpy()]))
+        rare = (pc.sum(counts).as_py() or 0) - (pc.sum(table["count"]).as_py() or 0)
+        table, beyond = most_frequent(table, max_words)
+        return cls.from_table(table, rare + beyond)
+
+    @classmethod
+    def from_table(cls, table: pa.Table, unknown: int) -> Vocabulary:
+        """Make a vocabulary of the words of a table with the columns `word` and `count`, and the count of all others."""
+        words = pa.concat_arrays([pa.array(SPECIAL_WORDS, pa.string()), *table["word"].cast(pa.string()).chunks])
+        return cls(words, np.concatenate([[0, unknown], table["count"].to_numpy()]))
+
+
+def most_frequent(table: pa.Table, max_words: int) -> tuple[pa.Table, int]:
+    """Return a table's most frequent words, by count and then by word, and the sum of the counts of the others."""
+    # The same whatever order the counts came in.
+    table = table.sort_by([("count", "descending"), ("word", "ascending")])
+    beyond = table.slice(max_words if max_words else table.num_rows)
+    return table.slice(0, table.num_rows - beyond.num_rows), pc.sum(beyond["count"]).as_py() or 0

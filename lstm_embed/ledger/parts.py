@@ -102,20 +102,21 @@ class PartStore:
         """Return this store with a fingerprint that depends on `content` too."""
         return replace(self, fingerprint=fingerprint([self.fingerprint, content]))
 
-    def write_table(self, record: PartRecord, table: pa.Table, **parquet_options: Any) -> int:
+    def write_table(
+        self, record: PartRecord, table: pa.Table, *, row_groups: Sequence[int] | None = None, **parquet_options: Any
+    ) -> int:
         """Commit a parquet part; return its bytes.
 
         Args:
             record: The part's record; `record.rows` must be the table's rows.
             table: Its rows.
+            row_groups: Rows of each row group, where they mean something.
             **parquet_options: For `pyarrow.parquet.write_table`; zstd and page checksums are the default.
         """
         assert record.rows == table.num_rows
         metadata = {**(table.schema.metadata or {}), _RECORD_KEY: _encode(record)}
-        sink = pa.BufferOutputStream()
         options = {"compression": "zstd", "write_page_checksum": True, **parquet_options}
-        pq.write_table(table.replace_schema_metadata(metadata), sink, **options)
-        data = sink.getvalue()
+        data = encode_table(table.replace_schema_metadata(metadata), row_groups, **options)
         storage.write_bytes(self.path(record.unit, record.part), data)
         return int(data.size)
 
@@ -150,6 +151,20 @@ class PartStore:
         if unlisted:
             lines.append(json.dumps({"reason": "more than could be listed", "count": unlisted}))
         storage.write_bytes(quarantine_path(self.output, unit), ("\n".join(lines) + "\n").encode("ascii"))
+
+
+def encode_table(table: pa.Table, row_groups: Sequence[int] | None = None, **options: Any) -> pa.Buffer:
+    """Return a table as the bytes of a parquet file; also its empty row groups are there if they are asked for."""
+    sink = pa.BufferOutputStream()
+    if row_groups is None:
+        pq.write_table(table, sink, **options)
+        return sink.getvalue()
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+        start = 0
+        for size in row_groups:
+            writer.write_table(table.slice(start, size), row_group_size=max(size, 1))
+            start += size
+    return sink.getvalue()
 
 
 def quarantine_path(output: str, unit: int) -> str:

@@ -184,6 +184,8 @@ class Ledger:
             for record in records[unit.number]:
                 entries.append({"name": record.stem + self.store.suffix, **asdict(record)})
                 add_counts(totals, record.stats)
+        # A record that was read back has its counts in another order than one just made.
+        entries, totals = _ordered(entries), _ordered(totals)
         check_rejected(totals, max_bad_fraction, self.output)
         # Parts of retired units, or of one that had more parts when it was made otherwise.
         for stranger in set(sizes) - {entry["name"] for entry in entries}:
@@ -314,6 +316,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     old, new = _flat(old), _flat(new)
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return ", ".join(f"{name} was {_short(old.get(name))} and is now {_short(new.get(name))}" for name in names)
+
+
+def _ordered(value: Any) -> Any:
+    return json.loads(json.dumps(value, sort_keys=True))
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

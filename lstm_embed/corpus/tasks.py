@@ -1,0 +1,201 @@
+"""What workers do with one unit of a corpus: stage it with a dictionary of its own, or commit its final parts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lstm_embed import storage
+from lstm_embed.corpus import counts, repeats, token_set
+from lstm_embed.corpus.config import PrepareConfig
+from lstm_embed.corpus.sentences import CHUNK_ROWS, SentenceChunk, UnitReader, part_chunks
+from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.ledger import Ledger, PartRecord, PartStore, Unit
+
+# Columns that repeat a few values; for text a dictionary is tried in vain, and statistics of no column are of use.
+_PARQUET: dict[str, Any] = {
+    "use_dictionary": ["article", "article_id", "title", "article_hash", "sentence", "ids.list.element"],
+    "write_statistics": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTask:
+    """Reads a unit and commits its parts with local ids, their word counts and, if asked for, the sentences' hashes."""
+
+    config: PrepareConfig
+    store: PartStore
+    """Of the staged parts."""
+    hashes: PartStore | None
+
+    def __call__(self, unit: Unit) -> Iterator[PartRecord]:
+        for number, chunk, last in read_parts(unit, self.config):
+            tokens = chunk.table["tokens"].combine_chunks()
+            record = self.store.record(
+                unit.number,
+                number,
+                last=last,
+                rows=len(tokens),
+                input_digest=chunk.input_digest,
+                stats=with_items(chunk.stats, chunk.table["article"], lengths_of(tokens), self.config.holdout_every),
+            )
+            ids, words, word_counts, sizes = counts.local_dictionary(tokens.flatten())
+            counts.write_counts(counts_path(self.store, record.stem), words, word_counts, sizes)
+            if self.hashes is not None:
+                repeats.write_hashes(self.hashes, record, chunk.table["text"].to_pylist())
+            table = with_ids(chunk.table, ids, lengths_of(tokens), self.config.text)
+            self.store.write_table(record, table, **{**_PARQUET, "compression": "lz4"})
+            yield record
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecountTask:
+    """Counts the words of a staged unit's parts anew, without the sentences that have to go."""
+
+    store: PartStore
+    hashes: PartStore
+
+    def __call__(self, unit: Unit) -> Iterator[PartRecord]:
+        masks, _ = repeats.read_marks(self.hashes, unit.number)
+        for record in Ledger.complete_units(self.store, {unit.number})[unit.number]:
+            mask = masks[record.part][: record.rows]
+            storage.remove(recounts_path(self.store, record.stem))
+            if mask.any():
+                words, word_counts, sizes = counts.read_counts(counts_path(self.store, record.stem))
+                lists = token_set.read_part(self.store.path(record.unit, record.part), ["ids"])["ids"].combine_chunks()
+                gone = lists.filter(pa.array(mask)).flatten().to_numpy()
+                left = word_counts - np.bincount(gone, minlength=len(words))
+                counts.write_counts(recounts_path(self.store, record.stem), words, left, sizes)
+            yield record
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalTask:
+    """Commits a unit's parts of the token set, from the staged parts where there are some, else from the input."""
+
+    config: PrepareConfig
+    store: PartStore
+    staging: PartStore | None
+    hashes: PartStore | None
+    """Where the marks of repeated sentences lie, if those are dropped."""
+    vocabulary_path: str
+    vocabulary_fingerprint: str
+
+    def __call__(self, unit: Unit) -> Iterator[PartRecord]:
+        store, masks = self.store, None
+        if self.hashes is not None:
+            masks, marks = repeats.read_marks(self.hashes, unit.number)
+            store = store.bound(marks)
+        staged = None
+        if self.staging is not None:
+            staged = Ledger.complete_units(self.staging, {unit.number}).get(unit.number)
+        for record, table in self._from_staging(staged) if staged else self._from_input(unit):
+            if masks is not None:
+                record, table = self._without(record, table, masks[record.part])
+            record = replace(record, fingerprint=store.fingerprint)
+            if record.part >= unit.committed:
+                store.write_table(record, table, **_PARQUET)
+            yield record
+
+    def _from_input(self, unit: Unit) -> Iterator[tuple[PartRecord, pa.Table]]:
+        vocabulary = _vocabulary(self.vocabulary_path, self.vocabulary_fingerprint)
+        for number, chunk, last in read_parts(unit, self.config):
+            tokens = chunk.table["tokens"].combine_chunks()
+            lengths = lengths_of(tokens)
+            table = with_ids(chunk.table, vocabulary.ids(tokens.flatten()), lengths, self.config.text)
+            stats = with_items(chunk.stats, chunk.table["article"], lengths, self.config.holdout_every)
+            yield (
+                self.store.record(
+                    unit.number, number, last=last, rows=len(tokens), input_digest=chunk.input_digest, stats=stats
+                ),
+                table,
+            )
+
+    def _from_staging(self, staged: Sequence[PartRecord]) -> Iterator[tuple[PartRecord, pa.Table]]:
+        """Give staged parts the vocabulary's ids."""
+        assert self.staging
+        vocabulary = _vocabulary(self.vocabulary_path, self.vocabulary_fingerprint)
+        for record in staged:
+            words, _, _ = counts.read_counts(counts_path(self.staging, record.stem))
+            known = np.append(vocabulary.ids(words), np.int32(0))  # never empty
+            table = token_set.read_part(self.staging.path(record.unit, record.part)).replace_schema_metadata(None)
+            lists = table["ids"].combine_chunks()
+            ids = pa.ListArray.from_arrays(lists.offsets, pa.array(known[lists.flatten().to_numpy()]))
+            field = table.schema.get_field_index("ids")
+            yield record, table.set_column(field, "ids", ids).cast(table.schema)
+
+    def _without(self, record: PartRecord, table: pa.Table, mask: npt.NDArray[np.bool_]) -> tuple[PartRecord, pa.Table]:
+        """Leave marked sentences out; an empty mask marks none."""
+        mask = mask[: record.rows]
+        if mask.any():
+            table = table.filter(pa.array(~mask))
+        lengths = lengths_of(table["ids"].combine_chunks())
+        stats = {
+            **record.stats,
+            "sentences": table.num_rows,
+            "sentences_without_tokens": int((lengths == 0).sum()),
+            "sentences_repeated_elsewhere": int(mask.sum()),
+            "tokens": int(lengths.sum()),
+        }
+        stats = with_items(stats, table["article"], lengths, self.config.holdout_every)
+        return replace(record, rows=table.num_rows, stats=stats), table
+
+
+def read_parts(unit: Unit, config: PrepareConfig) -> Iterator[tuple[int, SentenceChunk, bool]]:
+    """Read a unit; yield each part's number and content, and whether it is the last. Quarantines what is rejected."""
+    reader = UnitReader(unit.spans, config, chunk_rows=min(CHUNK_ROWS, config.part_rows))
+    for number, (chunk, last) in enumerate(part_chunks(reader.chunks(), config.part_rows)):
+        if last:
+            PartStore(storage.resolve(config.output), "").write_quarantine(
+                unit.number, reader.rejected, reader.unlisted, config.quarantine_text
+            )
+        yield number, chunk, last
+
+
+def with_items(
+    stats: dict[str, Any], article: pa.ChunkedArray, lengths: npt.NDArray[np.int32], holdout_every: int
+) -> dict[str, Any]:
+    """Return counts with the numbers of training items."""
+    return {**stats, "items": token_set.count_items(article.to_numpy(), lengths, holdout_every)}
+
+
+def lengths_of(lists: pa.ListArray) -> npt.NDArray[np.int32]:
+    """Return the length of each list."""
+    return pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int32)
+
+
+def with_ids(table: pa.Table, ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32], keep_text: bool) -> pa.Table:
+    """Return a chunk's table as the token set's schema has it: ids in the place of tokens."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    lists = pa.ListArray.from_arrays(offsets, pa.array(ids))
+    table = table.set_column(table.schema.get_field_index("tokens"), "ids", lists)
+    schema = token_set.SCHEMA
+    if not keep_text:
+        table = table.drop_columns(["text"])
+        schema = schema.remove(schema.get_field_index("text"))
+    return table.cast(schema)
+
+
+def counts_path(store: PartStore, stem: str) -> str:
+    """Return where the counts file of a staged part lies."""
+    return storage.join(store.output, "counts", f"{stem}.parquet")
+
+
+def recounts_path(store: PartStore, stem: str) -> str:
+    """Return where the counts of a staged part lie if it has sentences that have to go."""
+    return storage.join(store.output, "recounts", f"{stem}.parquet")
+
+
+@functools.lru_cache(maxsize=1)
+def _vocabulary(path: str, fingerprint: str) -> Vocabulary:
+    """Load the vocabulary once for each worker process, and anew when it is another one."""
+    vocabulary = Vocabulary.load(path)
+    assert vocabulary.fingerprint == fingerprint, f"{path} changed while the job ran"
+    return vocabulary

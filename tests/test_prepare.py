@@ -1,0 +1,626 @@
+"""Preparing a corpus: the same bytes whatever the workers, order or accidents, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import functools
+import gzip
+import hashlib
+import itertools
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lstm_embed import storage
+from lstm_embed.corpus import articles, counts, prepare, repeats, sentences, tasks
+from lstm_embed.corpus.config import PrepareConfig, TextConfig
+from lstm_embed.corpus.sentences import UnitReader, part_chunks
+from lstm_embed.corpus.text import split_sentences, tokenize
+from lstm_embed.corpus.token_set import TokenSet
+from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.distribute import UnitFunction, run_units
+from lstm_embed.errors import FingerprintMismatch, InputError, LstmEmbedError, TooMuchRejected
+from lstm_embed.ledger import PartRecord, Span, Unit
+from lstm_embed.ledger import owner as owner_module
+from lstm_embed.progress import Summary
+
+WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "tür", "жа") for b in ("ra", "ne", "so", "тик", "q")]
+
+
+def sentence(rng: random.Random) -> str:
+    words = [rng.choice(WORDS) if rng.random() < 0.9 else str(rng.randrange(99)) for _ in range(rng.randint(1, 8))]
+    return " ".join(words).capitalize() + rng.choice([".", "!", "?"])
+
+
+def article(rng: random.Random, number: int) -> dict[str, str]:
+    lines = [" ".join(sentence(rng) for _ in range(rng.randint(1, 6))) for _ in range(rng.randint(1, 5))]
+    return {"id": str(number), "url": "u", "title": f"Title {number}", "text": "\n".join(lines)}
+
+
+def json_lines(first: int, number: int) -> bytes:
+    rng = random.Random(first)
+    return b"".join(json.dumps(article(rng, first + n)).encode() + b"\n" for n in range(number))
+
+
+def fill(folder: Path) -> None:
+    """Write a small tree of every kind of file."""
+    (folder / "AA").mkdir(parents=True, exist_ok=True)
+    (folder / "AA" / "wiki_00").write_bytes(json_lines(0, 24))
+    (folder / "AA" / "wiki_01.bz2").write_bytes(bz2.compress(json_lines(100, 12)))
+    (folder / "AA" / "wiki_02.gz").write_bytes(gzip.compress(json_lines(200, 12)))
+    rows = [json.loads(line) for line in json_lines(300, 16).splitlines()]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet", row_group_size=8)
+    docs = [article(random.Random(n), n) for n in range(400, 408)]
+    (folder / "docs.txt").write_text(
+        "".join(f'<doc id="{d["id"]}" title="{d["title"]}">\n{d["text"]}\n</doc>\n' for d in docs)
+    )
+
+
+def run_here(units: Sequence[Unit], function: UnitFunction, **_: Any) -> Iterator[list[PartRecord]]:
+    """Run units in this process, last one first."""
+    for unit in reversed(units):
+        yield list(function(unit))
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work without Ray, without waiting for the disk, and with few partitions of few words."""
+    monkeypatch.setattr(counts, "NUM_PARTITIONS", 3)
+    monkeypatch.setattr(repeats, "NUM_PARTITIONS", 4)
+    monkeypatch.setattr(prepare, "run_units", run_here)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def config(tmp_path: Path | str, **values: Any) -> PrepareConfig:
+    defaults = {"unit_bytes": 4000, "part_rows": 50, "min_count": 2, "holdout_every": 4}
+    given = {"input": (f"{tmp_path}/in",), "output": f"{tmp_path}/out", **defaults, **values}
+    return PrepareConfig(**given)
+
+
+def run(tmp_path: Path | str, **values: Any) -> Summary:
+    return prepare.prepare(config(tmp_path, **values))
+
+
+def tokens_of(tmp_path: Path | str) -> TokenSet:
+    return TokenSet.open(f"{tmp_path}/out")
+
+
+def rows_of(tmp_path: Path | str) -> list[dict[str, Any]]:
+    found = tokens_of(tmp_path)
+    return [row for part in range(len(found.parts)) for row in found.read_part(part).to_pylist()]
+
+
+def snapshot(tmp_path: Path | str) -> dict[str, bytes]:
+    output = storage.resolve(f"{tmp_path}/out")
+    files = {file.path[len(output) + 1 :]: storage.read_bytes(file.path) for file in storage.list_files(output)}
+    files.pop("job.json")  # holds the time
+    return {name: data for name, data in files.items() if not name.startswith("owner/")}
+
+
+def stamps(tmp_path: Path | str) -> dict[str, str]:
+    return {storage.name(file.path): file.stamp for file in storage.list_files(f"{tmp_path}/out/parts")}
+
+
+def by_article(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        texts.setdefault(row["article_id"], []).append(row["text"])
+    return texts
+
+
+def source(tmp_path: Path) -> dict[str, str]:
+    """Return all articles' texts by id, read without the library's own readers of lines and units."""
+    texts = {}
+    for name, opener in (("wiki_00", open), ("wiki_01.bz2", bz2.open), ("wiki_02.gz", gzip.open)):
+        with opener(tmp_path / "in" / "AA" / name, "rb") as file:
+            texts |= {row["id"]: row["text"] for row in map(json.loads, file)}
+    texts |= {row["id"]: row["text"] for row in pq.read_table(tmp_path / "in" / "rows.parquet").to_pylist()}
+    return texts | {(d := article(random.Random(n), n))["id"]: d["text"] for n in range(400, 408)}
+
+
+def test_one_two_and_four_workers_and_any_order_give_the_same_bytes(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "in")
+    found = []
+    for cpus in (4, 2, 1):
+        monkeypatch.setattr(prepare, "run_units", functools.partial(run_units, num_cpus=cpus))
+        summary = run(tmp_path)
+        found.append(snapshot(tmp_path))
+        storage.remove_dir(f"{tmp_path}/out")
+    monkeypatch.setattr(prepare, "run_units", run_here)
+    run(tmp_path)
+    found.append(snapshot(tmp_path))
+    assert all(files == found[0] for files in found)
+    assert len([name for name in found[0] if name.startswith("parts/")]) > 10
+    assert not any(name.startswith("staging") for name in found[0])
+    assert summary.rows == tokens_of(tmp_path).num_rows
+    assert summary.facts["articles"] == 72
+
+
+def test_a_second_vocabulary_in_the_same_workers_is_not_taken_for_the_first(tmp_path: Path, ray_cluster: None) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    run(tmp_path, min_count=4, rebuild_vocabulary=True)
+    check_ids(tmp_path)
+
+
+def check_ids(tmp_path: Path) -> None:
+    words = tokens_of(tmp_path).vocabulary.words
+    for row in rows_of(tmp_path):
+        expected = tokenize([row["text"]]).to_pylist()[0]
+        assert [words[i] for i in row["ids"]] == [word if word in words else "<unk>" for word in expected]
+
+
+@pytest.mark.usefixtures("here")
+def test_every_sentence_of_every_article_is_there_with_its_place_its_words_and_its_hash(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    texts = source(tmp_path)
+    rows = rows_of(tmp_path)
+    assert len(texts) == 72
+    for row in rows:
+        text = texts[row["article_id"]]
+        assert text[row["start"] : row["end"]] == row["text"]
+        assert row["article_hash"] == hashlib.blake2b(text.encode(), digest_size=16).digest()
+        assert row["title"] == f"Title {row['article_id']}"
+    expected = {id_: [text[a:b] for a, b in split_sentences(text)] for id_, text in texts.items()}
+    assert by_article(rows) == {id_: list(dict.fromkeys(found)) for id_, found in expected.items()}
+    check_ids(tmp_path)
+
+
+@pytest.mark.usefixtures("here")
+def test_articles_are_whole_in_their_parts_and_parts_are_bounded_and_in_order(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    found = tokens_of(tmp_path)
+    seen: set[str] = set()
+    for number, part in enumerate(found.parts):
+        table = found.read_part(number)
+        assert table.num_rows == part.rows
+        article_numbers = table["article"].to_numpy()
+        assert (np.diff(article_numbers) >= 0).all()
+        ids = table["article_id"].to_pylist()
+        assert not seen & set(ids)
+        seen |= set(ids)
+        for number_, group in itertools.groupby(
+            zip(article_numbers, table["sentence"].to_pylist(), strict=True), lambda p: p[0]
+        ):
+            assert [sentence_number for _, sentence_number in group] == list(
+                range(ids.count(ids[list(article_numbers).index(number_)]))
+            )
+        assert part.rows <= 50 + 30
+    assert sorted(part.name for part in found.parts) == [part.name for part in found.parts]
+
+
+@pytest.mark.usefixtures("here")
+def test_vocabulary_counts_are_those_of_a_plain_counter(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    expected = Counter(word for row in rows_of(tmp_path) for word in tokenize([row["text"]]).to_pylist()[0])
+    vocabulary = tokens_of(tmp_path).vocabulary
+    frequent = sorted(((-count, word.encode()) for word, count in expected.items() if count >= 2))
+    assert [word.encode() for word in vocabulary.words[2:]] == [word for _, word in frequent]
+    assert vocabulary.counts[2:].tolist() == [-count for count, _ in frequent]
+    assert vocabulary.counts[:2].tolist() == [0, sum(count for count in expected.values() if count < 2)]
+    assert vocabulary.counts.sum() == tokens_of(tmp_path).num_tokens
+
+
+@pytest.mark.usefixtures("here")
+def test_a_finished_job_run_again_writes_nothing(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    assert not run(tmp_path).already_done
+    before = {file.path: file for file in storage.list_files(f"{tmp_path}/out")}
+    again = run(tmp_path)
+    assert again.already_done
+    assert again.rows == tokens_of(tmp_path).num_rows
+    assert {file.path: file for file in storage.list_files(f"{tmp_path}/out")} == before
+
+
+@pytest.mark.usefixtures("here")
+def test_added_changed_and_removed_files_redo_only_what_they_hold(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    first, units = stamps(tmp_path), storage.read_json(f"{tmp_path}/out/manifest.json")["units"]
+    (tmp_path / "in" / "AA" / "wiki_00b").write_bytes(json_lines(500, 10))
+    run(tmp_path)
+    second = stamps(tmp_path)
+    assert {name: second.get(name) for name in first} == first
+    assert len(second) > len(first)
+    assert {"500", "509"} <= set(by_article(rows_of(tmp_path)))
+
+    (tmp_path / "in" / "AA" / "wiki_01.bz2").write_bytes(bz2.compress(json_lines(600, 5)))
+    run(tmp_path)
+    third = stamps(tmp_path)
+    gone = {name[5:13] for name in set(second) - set(third)}
+    assert len(gone) == 1
+    assert all(third[name] == stamp for name, stamp in second.items() if name[5:13] not in gone)
+    found = set(by_article(rows_of(tmp_path)))
+    assert {"600", "604"} <= found
+    assert "100" not in found
+
+    (tmp_path / "in" / "rows.parquet").unlink()
+    assert run(tmp_path).already_done
+    assert "300" in by_article(rows_of(tmp_path))
+    run(tmp_path, prune=True)
+    assert not {str(n) for n in range(300, 316)} & set(by_article(rows_of(tmp_path)))
+    now = storage.read_json(f"{tmp_path}/out/manifest.json")["units"]
+    assert len(set(units) & set(now)) >= len(units) - 4
+    check_ids(tmp_path)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def die_at(patch: pytest.MonkeyPatch, step: int) -> list[str]:
+    done: list[str] = []
+
+    def act(real: Callable[..., Any], path: str, *arguments: Any) -> Any:
+        done.append(path)
+        if len(done) > step:
+            raise Killed
+        return real(path, *arguments)
+
+    for name in ("write_bytes", "remove", "remove_dir"):
+        patch.setattr(storage, name, functools.partial(act, getattr(storage, name)))
+    patch.setattr(owner_module, "_this_process", lambda: {"host": owner_module._host(), "pid": 0, "birth": "never"})
+    return done
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("flag", [False, True])
+def test_killed_at_any_step_the_same_command_ends_with_the_same_bytes(tmp_path: Path, flag: bool) -> None:
+    (tmp_path / "in").mkdir()
+    for name, first in (("a", 0), ("b", 5)):
+        (tmp_path / "in" / name).write_bytes(json_lines(0, 3) + json_lines(first, 8))
+    options: dict[str, Any] = {"unit_bytes": 1500, "part_rows": 40, "drop_repeated_corpus": flag, "min_count": 1}
+    run(tmp_path, **options)
+    whole = snapshot(tmp_path)
+    for step in itertools.count(0, 3 if flag else 1):
+        storage.remove_dir(f"{tmp_path}/out")
+        with pytest.MonkeyPatch.context() as patch:
+            done = die_at(patch, step)
+            with contextlib.suppress(Killed):
+                run(tmp_path, **options)
+            killed = len(done) > step
+        run(tmp_path, **options)
+        assert snapshot(tmp_path) == whole
+        if not killed:
+            break
+    assert step > 25
+
+
+@pytest.mark.usefixtures("here")
+def test_the_vocabulary_is_frozen_until_it_is_rebuilt(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    before = tokens_of(tmp_path).vocabulary.fingerprint
+    with pytest.raises(FingerprintMismatch, match=r"is frozen: min_count was 2 and is now 3; .* --rebuild-vocabulary"):
+        run(tmp_path, min_count=3)
+    new = b'{"id": "n", "text": "Novelty novelty novelty."}\n'
+    (tmp_path / "in" / "new").write_bytes(new)
+    run(tmp_path)
+    assert tokens_of(tmp_path).vocabulary.fingerprint == before
+    assert "novelty" not in tokens_of(tmp_path).vocabulary.words
+    assert [row["ids"] for row in rows_of(tmp_path) if row["article_id"] == "n"] == [[1, 1, 1]]
+
+    run(tmp_path, rebuild_vocabulary=True)
+    words = tokens_of(tmp_path).vocabulary.words
+    assert [row["ids"] for row in rows_of(tmp_path) if row["article_id"] == "n"] == [[words.index("novelty")] * 3]
+    assert run(tmp_path, rebuild_vocabulary=True).already_done
+    assert run(tmp_path).already_done
+    run(tmp_path, rebuild_vocabulary=True, max_vocabulary=5)
+    assert len(tokens_of(tmp_path).vocabulary) == 7
+    assert tokens_of(tmp_path).vocabulary.words[2:] == words[2:7]
+    check_ids(tmp_path)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_rebuild_that_is_killed_is_taken_up(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    (tmp_path / "in" / "new").write_bytes(json_lines(700, 20))
+    run(tmp_path)
+    run(tmp_path / "..", input=(f"{tmp_path}/in",), output=f"{tmp_path}/other/out", rebuild_vocabulary=True)
+    expected = tokens_of(tmp_path / "other")
+    for step in range(5, 120, 15):
+        with pytest.MonkeyPatch.context() as patch:
+            die_at(patch, step)
+            with contextlib.suppress(Killed):
+                run(tmp_path, rebuild_vocabulary=True)
+    run(tmp_path, rebuild_vocabulary=True)
+    assert tokens_of(tmp_path).vocabulary.fingerprint == expected.vocabulary.fingerprint
+    check_ids(tmp_path)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_vocabulary_can_be_given(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    Vocabulary(["<pad>", "<unk>", "kara", "лоне"], [0, 0, 7, 1]).save(f"{tmp_path}/mine.parquet")
+    run(tmp_path, vocabulary=f"{tmp_path}/mine.parquet")
+    assert tokens_of(tmp_path).vocabulary.words == ["<pad>", "<unk>", "kara", "лоне"]
+    check_ids(tmp_path)
+    assert run(tmp_path, vocabulary=f"{tmp_path}/mine.parquet").already_done
+    assert run(tmp_path, min_count=9).already_done  # no count made it
+    Vocabulary(["<pad>", "<unk>", "mira"], [0, 0, 7]).save(f"{tmp_path}/other/vocabulary.parquet")
+    with pytest.raises(InputError, match=r"has another vocabulary than .*/other/vocabulary.parquet"):
+        run(tmp_path, vocabulary=f"{tmp_path}/other")
+    run(tmp_path, vocabulary=f"{tmp_path}/other", rebuild_vocabulary=True)
+    assert tokens_of(tmp_path).vocabulary.words == ["<pad>", "<unk>", "mira"]
+    check_ids(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        run(tmp_path, vocabulary=f"{tmp_path}/nothing.parquet")
+    with pytest.raises(InputError, match="is not a vocabulary"):
+        run(tmp_path, vocabulary=f"{tmp_path}/in/rows.parquet")
+
+
+@pytest.mark.usefixtures("here")
+def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    with pytest.raises(FingerprintMismatch, match=r'text.language was "en" and is now "bg"'):
+        run(tmp_path, language="bg")
+    with pytest.raises(FingerprintMismatch, match="drop_repeated_corpus was null and is now true"):
+        run(tmp_path, drop_repeated_corpus=True)
+
+
+def kept_once(tmp_path: Path, order: list[str]) -> list[str]:
+    """Return the sentences that stay when files are gone through in `order`, every sentence once."""
+    seen: dict[str, None] = {}
+    for name in order:
+        for line in (tmp_path / "in" / name).read_text().splitlines():
+            text = json.loads(line)["text"]
+            seen |= dict.fromkeys(text[a:b] for a, b in split_sentences(text))
+    return list(seen)
+
+
+def boiler(folder: Path, name: str, rng: random.Random, shared: list[str]) -> None:
+    texts = [" ".join([sentence(rng), *rng.sample(shared, 3), sentence(rng), sentence(rng)]) for _ in range(12)]
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for text in texts))
+
+
+@pytest.mark.usefixtures("here")
+def test_sentences_repeated_over_the_corpus_stay_where_they_come_first(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    shared = [sentence(rng) for _ in range(12)]
+    options: dict[str, Any] = {"drop_repeated_corpus": True, "unit_bytes": 900, "part_rows": 20}
+    for name in ("a", "b", "c"):
+        boiler(tmp_path / "in", name, rng, shared)
+    summary = run(tmp_path, **options)
+    kept = kept_once(tmp_path, ["a", "b", "c"])
+    assert [row["text"] for row in rows_of(tmp_path)] == kept
+    assert summary.facts["sentences_repeated_elsewhere"] > 80
+    assert len(tokens_of(tmp_path).parts) > 4
+    assert run(tmp_path, **options).already_done
+
+    counted = Counter(word for text in kept for word in tokenize([text]).to_pylist()[0])
+    vocabulary = tokens_of(tmp_path).vocabulary
+    assert dict(zip(vocabulary.words[2:], vocabulary.counts[2:].tolist(), strict=True)) == {
+        word: count for word, count in counted.items() if count >= 2
+    }
+    assert tokens_of(tmp_path).totals["sentences"] == len(kept)
+    assert tokens_of(tmp_path).num_tokens == sum(counted.values())
+
+    # New input loses what is there already, and touches nothing that was made.
+    first = stamps(tmp_path)
+    boiler(tmp_path / "in", "B", rng, shared)
+    run(tmp_path, **options)
+    assert {name: stamps(tmp_path).get(name) for name in first} == first
+    assert [row["text"] for row in rows_of(tmp_path)] == kept_once(tmp_path, ["a", "b", "c", "B"])
+
+    # What "a" brought first is kept by others when "a" goes.
+    (tmp_path / "in" / "a").unlink()
+    run(tmp_path, prune=True, **options)
+    assert [row["text"] for row in rows_of(tmp_path)] == kept_once(tmp_path, ["b", "c", "B"])
+    assert run(tmp_path, prune=True, **options).already_done
+    check_ids(tmp_path)
+    run(tmp_path, rebuild_vocabulary=True, **options)
+    assert [row["text"] for row in rows_of(tmp_path)] == kept_once(tmp_path, ["b", "c", "B"])
+    assert tokens_of(tmp_path).vocabulary.counts.sum() == tokens_of(tmp_path).num_tokens
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    texts = ["One two three four five. One two. !!! ... One two.\nOne two.", "", "   \n ", "One."]
+    data = "".join(json.dumps({"id": n, "text": text}) + "\n" for n, text in enumerate(texts)).encode()
+    (tmp_path / "in" / "a").write_bytes(data)
+    summary = run(tmp_path, max_tokens=3, min_count=1)
+    rows = rows_of(tmp_path)
+    assert [row["text"] for row in rows] == ["One two three four five.", "One two.", "!!! ...", "One."]
+    assert [len(row["ids"]) for row in rows] == [3, 2, 0, 1]
+    assert [row["sentence"] for row in rows] == [0, 1, 2, 0]
+    expected = {"articles": 4, "articles_without_sentences": 2, "sentences_cut": 1, "sentences_repeated": 2}
+    expected |= {"sentences_without_tokens": 1, "tokens": 6, "rejected": 0, "bytes": len(data) - 4, "vocabulary": 5}
+    assert summary.facts == expected
+
+
+def bad_input(folder: Path, bad: int, good: int = 100) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = json_lines(0, good).splitlines(keepends=True)
+    secret = [b'{"text": "SECRET \xff"}\n', b"SECRET\n", b'{"SECRET": 1}\n']
+    (folder / "a").write_bytes(b"".join(lines[:5] + [secret[n % 3] for n in range(bad)] + lines[5:]))
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("with_text", [False, True])
+def test_bad_lines_are_quarantined_counted_and_their_text_is_kept_out(tmp_path: Path, with_text: bool) -> None:
+    bad_input(tmp_path / "in", 4, 500)
+    summary = run(tmp_path, quarantine_text=with_text, unit_bytes=1_000_000)
+    assert summary.facts["rejected"] == 4
+    assert summary.facts["rejected_as"] == "2 invalid UTF-8, 1 no text, 1 not JSON"
+    assert summary.facts["rejected_listed_in"] == f"{tmp_path}/out/quarantine"
+    (listed,) = (tmp_path / "out" / "quarantine").iterdir()
+    entries = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [entry["reason"] for entry in entries] == ["invalid UTF-8", "not JSON", "no text", "invalid UTF-8"]
+    data = (tmp_path / "in" / "a").read_bytes()
+    for entry in entries:
+        line = data[entry["offset"] :].split(b"\n", 1)[0]
+        assert hashlib.sha256(line).hexdigest() == entry["sha256"]
+        assert entry["path"] == f"{tmp_path}/in/a"
+    assert any(b"SECRET" in content for content in snapshot(tmp_path).values()) == with_text
+
+
+@pytest.mark.usefixtures("here")
+def test_too_much_that_is_bad_fails_with_its_counts_and_can_be_allowed(tmp_path: Path) -> None:
+    bad_input(tmp_path / "in", 9)
+    with pytest.raises(
+        TooMuchRejected, match=r"9 of 109 records were rejected \(3 invalid UTF-8, 3 no text, 3 not JSON\)"
+    ):
+        run(tmp_path)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    run(tmp_path, max_bad_fraction=0.1)
+    assert len(by_article(rows_of(tmp_path))) == 100
+
+
+@pytest.mark.usefixtures("here")
+def test_input_of_which_nothing_can_be_used_says_so_before_anything_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with pytest.raises(InputError, match="holds no usable file: found 0 files"):
+        run(tmp_path)
+    (folder / "zero").write_bytes(b"")
+    with pytest.raises(InputError, match="holds only empty files"):
+        run(tmp_path)
+    with pytest.raises(InputError, match=r"zero is empty \(0 bytes\)"):
+        run(tmp_path, input=(f"{folder}/zero",))
+    bad_input(folder, 300, 0)
+    with pytest.raises(InputError, match=r"none of the first records of .* 34 invalid UTF-8, 33 not JSON, 33 no text"):
+        run(tmp_path)
+    (folder / "a").write_bytes(b'{"body": "Hello there."}\n' * 10)
+    with pytest.raises(InputError, match=r"10 no text; .* with the text in 'text' \(--text-column\)"):
+        run(tmp_path)
+    assert not (tmp_path / "out").exists()
+    run(tmp_path, text_column="body")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"not json", "holds no usable article .rejected: 30 not JSON"),
+        (b'{"text": " "}', "the input's 30 articles hold no word"),
+        (b'{"text": "!"}', "the input's 30 articles hold no word"),
+        (
+            b'{"text": "Rare words."}',
+            "no word of the input occurs 31 times or more .--min-count.; it has 30 articles with 60 words",
+        ),
+    ],
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_input_without_words_is_an_error_at_the_end_too(tmp_path: Path, line: bytes, message: str, given: bool) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes((line + b"\n") * 30)
+    vocabulary = ""
+    if given:
+        vocabulary = f"{tmp_path}/mine.parquet"
+        Vocabulary(["<pad>", "<unk>", "kara"], [0, 0, 7]).save(vocabulary)
+        if b"!" in line or b"Rare" in line:
+            pytest.skip("sentences without known words are sentences")
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, min_count=31, max_bad_fraction=1, vocabulary=vocabulary)
+
+
+@pytest.mark.usefixtures("here")
+def test_rows_can_be_sentences_and_the_splitter_the_users(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path, split="none", min_count=1)
+    texts = source(tmp_path)
+    assert by_article(rows_of(tmp_path)) == {id_: [text.strip()] for id_, text in texts.items()}
+    run(tmp_path, split=f"{__name__}.at_exclamations", output=f"{tmp_path}/mine/out")
+    found = by_article(rows_of(tmp_path / "mine"))
+    assert {text for texts in found.values() for text in texts if "!" in text} == set()
+    with pytest.raises(LstmEmbedError, match=r"failed on the article with id '\d+': ZeroDivisionError:"):
+        run(tmp_path, split=f"{__name__}.failing", output=f"{tmp_path}/failing", input=(f"{tmp_path}/in/AA/wiki_00",))
+    with pytest.raises(ValueError, match=r"--split is 'no.such'"):
+        run(tmp_path, split="no.such")
+
+
+def at_exclamations(whole: str) -> list[tuple[int, int]]:
+    return [match.span() for match in re.finditer("[^!]+", whole)]
+
+
+def failing(whole: str) -> list[tuple[int, int]]:
+    return [(0, 1 // 0)]
+
+
+@pytest.mark.usefixtures("here")
+def test_text_can_be_left_out(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path, text=False)
+    assert "text" not in tokens_of(tmp_path).read_part(0).column_names
+    assert tokens_of(tmp_path).num_rows > 500
+
+
+@pytest.mark.usefixtures("here")
+def test_an_output_inside_the_input_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    inside = {"output": f"{tmp_path}/in/AA/out"}
+    run(tmp_path, **inside)
+    with pytest.raises(InputError, match="the input holds the output"):
+        run(tmp_path, **inside)
+
+
+@pytest.mark.usefixtures("here")
+def test_input_and_output_may_lie_in_an_object_store(s3: str, tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    for file in storage.list_files(f"{tmp_path}/in"):
+        storage.copy_file(file.path, f"{s3}/in/{file.path[len(str(tmp_path)) + 4 :]}")
+    run(s3)
+    assert rows_of(s3) == rows_of(tmp_path)
+    assert run(s3).already_done
+    storage.copy_file(f"{tmp_path}/in/docs.txt", f"{s3}/in/more.txt")
+    run(s3)
+    assert tokens_of(s3).num_rows > tokens_of(tmp_path).num_rows
+
+
+def test_a_unit_is_read_no_further_than_the_part_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(json_lines(0, 2000))
+    read = 0
+    real = articles.parse_json
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal read
+        read += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(articles, "parse_json", counting)
+    unit = Unit(0, (Span.whole(storage.info(str(path))),))
+    parts = tasks.read_parts(unit, config(tmp_path, part_rows=100))
+    for number, _, _ in itertools.islice(parts, 5):
+        assert read <= (number + 2) * 100
+
+
+def test_chunks_and_parts_end_by_bytes_where_rows_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentences, "_CHUNK_CHARS", 5000)
+    monkeypatch.setattr(sentences, "_PART_BYTES", 20_000)
+    path = tmp_path / "in"
+    path.write_bytes(b"".join(json.dumps({"text": f"{n} " + "x" * 1000}).encode() + b"\n" for n in range(100)))
+    reader = UnitReader([Span.whole(storage.info(str(path)))], TextConfig(split="none"))
+    parts = [chunk for chunk, _ in part_chunks(reader.chunks(), 1000)]
+    assert sum(chunk.table.num_rows for chunk in parts) == 100
+    assert max(chunk.table["text"].nbytes for chunk in parts) < 21_000
+    assert len(parts) < 10
+
+
+@pytest.mark.usefixtures("here")
+def test_files_passed_over_are_told(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    (tmp_path / "in" / "table.csv").write_text("a,b\n")
+    assert run(tmp_path).facts["files_passed_over_for_their_names"] == f"1 (such as {tmp_path}/in/table.csv)"

@@ -1,0 +1,104 @@
+"""Token sets as later stages see them: whole, verified, and with every sentence in exactly one training item."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_embed import storage
+from lstm_embed.corpus import prepare
+from lstm_embed.corpus.config import PrepareConfig
+from lstm_embed.corpus.token_set import MAX_MIN_TOKENS, SCHEMA, TokenSet, count_items, is_held_out, neighbour_items
+from lstm_embed.errors import InputError
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lengths=st.lists(st.lists(st.integers(0, 9), max_size=7), max_size=12),
+    min_tokens=st.integers(1, MAX_MIN_TOKENS),
+    parity=st.integers(0, 1),
+    holdout_every=st.integers(2, 5),
+    held_out=st.booleans(),
+)
+def test_every_long_enough_sentence_is_in_one_item_with_its_neighbour(
+    lengths: list[list[int]], min_tokens: int, parity: int, holdout_every: int, held_out: bool
+) -> None:
+    article = np.array([number for number, found in enumerate(lengths) for _ in found], np.int32)
+    num_tokens = np.array([length for found in lengths for length in found], np.int32)
+    first, second = neighbour_items(
+        article, num_tokens, min_tokens=min_tokens, parity=parity, holdout_every=holdout_every, held_out=held_out
+    )
+    expected = []
+    for number in range(len(lengths)):
+        if (number % holdout_every == holdout_every // 2) != held_out:
+            continue
+        rows = [int(row) for row in np.flatnonzero(article == number) if num_tokens[row] >= min_tokens]
+        if parity and rows:
+            expected.append((rows.pop(0), -1))
+        expected += [(rows[at], rows[at + 1] if at + 1 < len(rows) else -1) for at in range(0, len(rows), 2)]
+    assert list(zip(first.tolist(), second.tolist(), strict=True)) == expected
+    counted = count_items(article, num_tokens, holdout_every)
+    if held_out and parity == 0:
+        assert counted["held_out"][min_tokens - 1] == len(expected)
+    if not held_out:
+        assert counted[f"train_{parity}"][min_tokens - 1] == len(expected)
+
+
+def test_every_nth_article_is_held_out() -> None:
+    assert np.flatnonzero(is_held_out(np.arange(160, dtype=np.int32), 50)).tolist() == [25, 75, 125]
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the folder of a small token set."""
+    monkeypatch.setattr(prepare, "run_units", lambda units, task: (list(task(unit)) for unit in units))
+    (tmp_path / "in").write_text("".join(json.dumps({"id": n, "text": f"One {n}. Two two."}) + "\n" for n in range(9)))
+    prepare.prepare(PrepareConfig(input=(f"{tmp_path}/in",), output=f"{tmp_path}/out", min_count=1, part_rows=8))
+    return f"{tmp_path}/out"
+
+
+def test_an_open_token_set_tells_what_it_holds(made: str) -> None:
+    found = TokenSet.open(made)
+    assert (found.num_rows, found.num_tokens, len(found.parts)) == (18, 36, 3)
+    assert sum(part.rows for part in found.parts) == 18
+    assert found.tokenizer["profile"] == "default"
+    assert found.read_part(0).schema.remove_metadata() == SCHEMA
+    assert found.read_part(1, ["ids"]).column_names == ["ids"]
+    assert len({part.identity for part in found.parts}) == 3
+    assert set(found.parts[0].stats["items"]) == {"train_0", "train_1", "held_out"}
+    assert found.vocabulary.words[2:4] == ["two", "one"]
+
+
+def test_damage_is_noticed_when_it_is_read_and_prepare_mends_what_is_cut_off(made: str, tmp_path: Path) -> None:
+    part = Path(TokenSet.open(made).parts[1].path)
+    whole = part.read_bytes()
+    middle = bytearray(whole)
+    middle[len(whole) // 3] ^= 0xFF
+    part.write_bytes(bytes(middle))
+    with pytest.raises(
+        InputError, match=r"part-00000000-0001.parquet is damaged .*remove the file and run prepare again"
+    ):
+        TokenSet.open(made).read_part(1)
+    part.unlink()
+    with pytest.raises(FileNotFoundError):
+        TokenSet.open(made).read_part(1)
+    prepare.prepare(PrepareConfig(input=(f"{tmp_path}/in",), output=made, min_count=1, part_rows=8))
+    assert part.read_bytes() == whole
+
+
+def test_folders_that_are_no_finished_token_set_are_refused(made: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a finished token set folder"):
+        TokenSet.open(f"{tmp_path}/nothing")
+    from lstm_embed.corpus.vocabulary import Vocabulary
+
+    Vocabulary(["<pad>", "<unk>", "x"], [0, 0, 1]).save(f"{made}/vocabulary.parquet")
+    with pytest.raises(InputError, match="is not the one its parts were made with"):
+        _ = TokenSet.open(made).vocabulary
+    storage.remove(f"{made}/manifest.json")
+    with pytest.raises(InputError, match="is not a finished token set folder"):
+        TokenSet.open(made)
