@@ -1,0 +1,199 @@
+"""Sentences trained in a second, steady state, and what Ray Train costs.
+
+Every figure of a table is from one run of this script; repetitions of the variants take turns, so that a busy machine slows
+all of them. The first steps of each are left out. The data are made up unless token ids of a real corpus are given:
+
+    python tests/benchmarks/bench_training.py --tokens TOKENS --vectors VECTORS
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lstm_embed.model.config import ModelConfig
+from lstm_embed.training.config import TrainingConfig
+from lstm_embed.training.run import RunFolder
+
+WARM_UP = 0.34
+"""Share of the steps, from the first on, that are not counted."""
+
+Run = Callable[[TrainingConfig], dict[str, float]]
+
+
+def bare(config: TrainingConfig) -> dict[str, float]:
+    """Train in a process of its own, with the loop alone."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(config.to_dict(), file)
+        file.flush()
+        subprocess.run([sys.executable, __file__, "--bare", file.name], check=True)
+    return figures(config)
+
+
+def on_ray(config: TrainingConfig) -> dict[str, float]:
+    """Train on Ray Train."""
+    from lstm_embed.training.trainer import train
+
+    train(config)
+    return figures(config)
+
+
+def train_bare(path: str) -> None:
+    """Run the loop of a config file in this process."""
+    from lstm_embed.corpus.token_set import TokenSet
+    from lstm_embed.training.run import plan_run
+    from lstm_embed.training.session import LocalSession
+    from lstm_embed.training.setup import plan_of, set_up, steps_of
+
+    values = json.loads(Path(path).read_text())
+    config = TrainingConfig(**{**values, "model": ModelConfig(**values["model"]), "wandb_tags": ()})
+    tokens = TokenSet.open(config.tokens)
+    data = {"tokens": tokens.fingerprint, "precision": config.precision}
+    end = steps_of(config, plan_of(config, tokens))
+    run = plan_run(config, None, data, end, path=RunFolder.of(config).path, finished=False)
+    device = "cuda" if config.gpu else "cpu"
+    set_up(config, run, LocalSession(run.path, device)).loop.train()
+
+
+def figures(config: TrainingConfig) -> dict[str, float]:
+    """Return the rates of a run's steady state."""
+    lines = Path(RunFolder.of(config).path, "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    rows = [row for row in rows if row["train/step"] > WARM_UP * config.max_steps]
+    seconds = [1.0 / row["train/sentences_per_second"] for row in rows]
+    return {
+        "sentences/s": 1.0 / statistics.fmean(seconds),
+        "tokens/s": statistics.fmean(row["train/tokens_per_second"] for row in rows),
+        "wait": statistics.fmean(row["train/data_wait_fraction"] for row in rows),
+        "padding": statistics.fmean(row["train/padding_efficiency"] for row in rows),
+        "memory": max(row["train/peak_memory_mib"] for row in rows),
+    }
+
+
+def variants(arguments: argparse.Namespace, folder: str) -> dict[str, tuple[Run, TrainingConfig]]:
+    """Return what is measured, by name."""
+
+    def config(preset: str, steps: int, **fields: Any) -> TrainingConfig:
+        model = {name: fields.pop(name) for name in list(fields) if name in vars(ModelConfig())}
+        made = TrainingConfig.for_preset(
+            preset,
+            tokens=arguments.tokens,
+            vectors=arguments.vectors,
+            storage=folder,
+            run_name="bench",
+            max_steps=steps,
+            epochs=50,
+            log_steps=1,
+            validation_sentences=0,
+            validate_steps=0,
+            checkpoint_every="1000000",
+            gpu=arguments.gpu,
+            **{"precision": arguments.precision, **fields},
+        )
+        return dataclasses.replace(made, model=dataclasses.replace(made.model, **model))
+
+    steps, few = arguments.steps, max(3, arguments.steps // 4)
+    masked = {"mask_padding": True}
+    found: dict[str, tuple[Run, TrainingConfig]] = {
+        "default, bare loop": (bare, config("default", steps)),
+        "default, Ray, 1 worker": (on_ray, config("default", steps)),
+        "default, Ray, 2 workers": (on_ray, config("default", 2 * steps, num_workers="2")),
+        "default, bare loop, bf16": (bare, config("default", steps, precision="bf16")),
+        "original, padding counted": (bare, config("original", few, groups_per_step=1)),
+        "original, padding masked": (bare, config("original", few, groups_per_step=1, **masked)),
+        "original, padding masked, bf16": (
+            bare,
+            config("original", few, groups_per_step=1, precision="bf16", **masked),
+        ),
+    }
+    chosen = arguments.only.split(",") if arguments.only else list(found)
+    return {name: found[name] for name in found if any(part in name for part in chosen)}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", help="token set")
+    parser.add_argument("--vectors", help="its word vectors")
+    parser.add_argument("--steps", type=int, default=30, help="steps of each run")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each variant, taking turns")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--only", default="", help="comma-separated parts of variants' names")
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.bare:
+        train_bare(arguments.bare)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        if not arguments.tokens:
+            arguments.tokens, arguments.vectors = made_up_data(folder)
+        measure(arguments)
+
+
+def made_up_data(folder: str) -> tuple[str, str]:
+    """Write a token set with sentences of a real corpus' lengths, and vectors of 128 dimensions."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from synthetic import write_token_set, write_word_vectors
+
+    tokens = write_token_set(f"{folder}/tokens", num_articles=1500, num_parts=4, num_words=20_000, max_tokens=40)
+    return tokens.path, write_word_vectors(f"{folder}/vectors", tokens.vocabulary, 128)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Run all variants in turns and print the table."""
+    names: dict[str, list[dict[str, float]]] = {}
+    with contextlib.ExitStack() as stack:
+        if any(run is on_ray for run, _ in variants(arguments, "-").values()):
+            _start_ray(stack)
+        for _ in range(arguments.repeat):
+            for name in variants(arguments, "-"):
+                with tempfile.TemporaryDirectory() as folder:
+                    run, config = variants(arguments, folder)[name]
+                    names.setdefault(name, []).append(run(config))
+    _print(names)
+
+
+def _start_ray(stack: contextlib.ExitStack) -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
+    from launch import ray_session
+
+    stack.enter_context(ray_session())
+
+
+def _print(names: dict[str, list[dict[str, float]]]) -> None:
+    print(
+        f"{'variant':<34} {'sentences/s':>12} {'(min to max)':>16} {'tokens/s':>9} {'wait':>7} {'padding':>8} {'MiB':>6}"
+    )
+    for name, found in names.items():
+        rates = sorted(one["sentences/s"] for one in found)
+        middle = {key: statistics.median(one[key] for one in found) for key in found[0]}
+        print(
+            f"{name:<34} {middle['sentences/s']:>12,.0f} {f'{rates[0]:,.0f} to {rates[-1]:,.0f}':>16} "
+            f"{middle['tokens/s']:>9,.0f} {middle['wait']:>7.2%} {middle['padding']:>8.3f} {middle['memory']:>6,.0f}"
+        )
+    for one, other in (
+        ("default, Ray, 1 worker", "default, bare loop"),
+        ("default, Ray, 2 workers", "default, Ray, 1 worker"),
+        ("default, bare loop, bf16", "default, bare loop"),
+        ("original, padding masked", "original, padding counted"),
+    ):
+        if one in names and other in names:
+            # Of runs that followed each other, since the machine's speed changes over minutes.
+            pairs = zip(names[one], names[other], strict=True)
+            print(f"{one} / {other}: {statistics.median(a['sentences/s'] / b['sentences/s'] for a, b in pairs):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Training on Ray Train, stopped and killed in every way; the bare loop says what must come out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from processes import descendants, end, kill, log_of, start_training, train_workers, wait_for
+from test_tracking import wandb_history, wandb_records
+from training_help import final_weights, make_config, make_run, run_workers, write_data
+
+from lstm_embed import storage
+from lstm_embed.errors import FingerprintMismatch, InputError, NonFiniteLoss, OutputBusy
+from lstm_embed.ledger.owner import owned
+from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.training import checkpoint
+from lstm_embed.training.config import TrainingConfig
+from lstm_embed.training.recovery import SNAPSHOT, recover, roll_back
+from lstm_embed.training.run import RunFolder
+from lstm_embed.training.trainer import finished_run, train
+
+
+class Notes:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[float] = []
+
+    def progress(self, stage: str, done: float, total: float, unit: str, **counters: float) -> None:
+        self.steps.append(done)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+def newest_step(run_dir: str) -> int:
+    found = checkpoint.list_checkpoints(run_dir)
+    return (checkpoint.step_of(found[0]) or 0) if found else 0
+
+
+def metrics(run_dir: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(run_dir, "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
+    data: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    config = make_config(
+        data, tmp_path / "runs", num_workers="2", epochs=6, log_steps=1, checkpoint_every="5", wandb_project="p"
+    )
+    run_dir = RunFolder.of(config).path
+    # A graceful stop: a checkpoint at the very step, and exit code 0.
+    job = start_training(config, tmp_path)
+    wait_for(lambda: newest_step(run_dir) >= 5 or job.poll() is not None, 200, "the first checkpoint")
+    os.kill(job.pid, signal.SIGTERM)
+    assert job.wait(60) == 0, log_of(config, tmp_path)
+    assert "stopped" in log_of(config, tmp_path)
+    stopped_at = newest_step(run_dir)
+    # The job's process is killed.
+    job = start_training(config, tmp_path)
+    wait_for(lambda: newest_step(run_dir) >= stopped_at + 5 or job.poll() is not None, 200, "a further checkpoint")
+    left = descendants(job.pid, "")
+    kill(job.pid)
+    job.wait(10)
+    end(left)
+    assert f"goes on from {checkpoint.name_of(stopped_at)}" in log_of(config, tmp_path)
+    killed_at = newest_step(run_dir)
+    assert stopped_at < killed_at < 45
+    # A worker is killed; the run goes on by itself.
+    notes = Notes()
+    killer = threading.Thread(target=_kill_a_worker, args=(run_dir, killed_at + 5))
+    killer.start()
+    summary = train(config, notes)
+    killer.join()
+    assert not summary.already_done
+    assert notes.steps
+
+    reference = make_config(data, tmp_path / "reference", epochs=6, log_steps=1, checkpoint_every="1000")
+    planned = make_run(reference)
+    expected = final_weights(run_workers(reference, planned, 2)[0])
+    found = checkpoint.load(storage.join(run_dir, checkpoint.name_of(planned.end)))
+    assert found.parameters.keys() == expected.keys()
+    assert all(torch.equal(found.parameters[name], expected[name]) for name in expected)
+    rows, same = metrics(run_dir), metrics(planned.path)
+    assert [row["train/step"] for row in rows] == list(range(1, planned.end + 1))
+    assert [row["train/loss"] for row in rows] == [row["train/loss"] for row in same]
+    assert sorted(wandb_history(run_dir)) == list(range(1, planned.end + 1))
+    assert len({record["run"]["run_id"] for record in wandb_records(run_dir) if "run" in record}) == 1
+
+    # The model is that of the best validation.
+    losses = {row["train/step"]: row["val/loss"] for row in rows if "val/loss" in row}
+    best = min(losses, key=lambda step: losses[step])
+    encoder = SentenceEncoder.load(summary.output)
+    assert encoder.provenance["step"] == best
+    weights = checkpoint.load(storage.join(run_dir, checkpoint.name_of(best))).parameters
+    assert all(torch.equal(p, weights[name]) for name, p in encoder.autoencoder.named_parameters() if name in weights)
+    assert np.isfinite(encoder.encode("w1 w2 w3")).all()
+
+    # Again: nothing to do. More epochs: the run goes on. Another meaning: refused.
+    before = Path(run_dir, "run.json").read_bytes()
+    again = finished_run(config)
+    assert again is not None
+    assert again.already_done
+    assert again.rows == summary.rows
+    assert train(config, notes).already_done
+    assert Path(run_dir, "run.json").read_bytes() == before
+    with pytest.raises(FingerprintMismatch, match="learning_rate was"):
+        finished_run(dataclasses.replace(config, learning_rate=0.1))
+    os.truncate(f"{run_dir}/{SNAPSHOT}", 30)
+    longer = train(dataclasses.replace(config, epochs=7, num_workers="1"), notes)
+    assert longer.rows > summary.rows
+    assert any("Ray's list" in note for note in notes.notes)
+    assert metrics(run_dir)[-1]["train/epoch"] == 7
+
+
+def _kill_a_worker(run_dir: str, after: int) -> None:
+    wait_for(lambda: newest_step(run_dir) >= after, 200, "a checkpoint to kill a worker after")
+    workers = train_workers(os.getpid())
+    assert len(workers) == 2
+    kill(workers[-1])
+
+
+@pytest.mark.timeout(300)
+def test_a_run_whose_loss_is_not_finite_fails_with_the_reason(data: Path, tmp_path: Path, ray_cluster: None) -> None:
+    config = make_config(data, tmp_path, learning_rate=1e30, clip=0.0, warmup_steps=0, num_workers="2")
+    with pytest.raises(NonFiniteLoss, match=r"step \d+ .* not a finite number"):
+        train(config)
+    assert finished_run(config) is None
+
+
+def test_a_run_that_another_job_is_training_is_refused(data: Path, tmp_path: Path, ray_cluster: None) -> None:
+    config = make_config(data, tmp_path)
+    with owned(RunFolder.of(config).path), pytest.raises(OutputBusy):
+        train(config)
+
+
+def test_more_workers_than_there_are_processors_are_refused_at_once(
+    data: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    with pytest.raises(InputError, match="lower --num-workers"):
+        train(make_config(data, tmp_path, groups_per_step=50, num_workers="50"))
+    with pytest.raises(InputError, match="--gpu"):
+        train(make_config(data, tmp_path, gpu=True))
+
+
+@pytest.mark.timeout(300)
+def test_a_run_in_an_object_store(s3: str, data: Path, tmp_path: Path) -> None:
+    for file in storage.list_files(str(data)):
+        storage.copy_file(file.path, storage.join(s3, file.path[len(str(data)) + 1 :]))
+    config = dataclasses.replace(
+        make_config(data, tmp_path, max_steps=6),
+        tokens=f"{s3}/tokens",
+        vectors=f"{s3}/vectors",
+        storage=f"{s3}/runs",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    job = start_training(config, tmp_path)
+    assert job.wait(280) == 0, log_of(config, tmp_path)
+    run_dir = RunFolder.of(config).path
+    assert checkpoint.newest(run_dir, print) == storage.join(run_dir, checkpoint.name_of(6))
+    assert [json.loads(line)["train/step"] for line in storage.read_bytes(f"{run_dir}/metrics.jsonl").splitlines()] == [
+        3,
+        6,
+    ]
+    assert finished_run(config) is not None
+    assert SentenceEncoder.load(f"{run_dir}/model").encode(["w1 w2"]).shape[0] == 1
+    reference = run_workers(reference_config := make_config(data, tmp_path, max_steps=6), make_run(reference_config))
+    found = checkpoint.load(storage.join(run_dir, checkpoint.name_of(6))).parameters
+    assert all(torch.equal(found[name], value) for name, value in final_weights(reference[0]).items())
+
+
+# Putting a run's folder in order, without Ray
+
+
+def trained(data: Path, folder: Path) -> tuple[TrainingConfig, RunFolder]:
+    """Leave a run with checkpoints at 4, 6, 8, 12, 16 …"""
+    config = make_config(data, folder)
+    run = make_run(config)
+    run_workers(config, run, crash_at=19)
+    RunFolder.of(config).write(run, config)
+    return config, RunFolder.of(config)
+
+
+def steps_left(run_dir: str) -> list[int]:
+    return [checkpoint.step_of(path) or 0 for path in checkpoint.list_checkpoints(run_dir)]
+
+
+def write_snapshot(run_dir: str, steps: list[int]) -> None:
+    import ray
+
+    results = [{"version": 0, "checkpoint_dir_name": checkpoint.name_of(step), "metrics": {}} for step in steps]
+    values = {"ray_version": ray.__version__, "checkpoint_results": results, "latest_checkpoint_result": results[-1]}
+    storage.write_json(f"{run_dir}/{SNAPSHOT}", values)
+
+
+def test_a_torn_newest_checkpoint_is_removed_with_a_warning(data: Path, tmp_path: Path) -> None:
+    _, folder = trained(data, tmp_path)
+    before = steps_left(folder.path)
+    os.truncate(f"{folder.path}/{checkpoint.name_of(before[0])}/model.safetensors", 10)
+    notes: list[str] = []
+    assert recover(folder.path, 10, notes.append) == f"{folder.path}/{checkpoint.name_of(before[1])}"
+    assert steps_left(folder.path) == before[1:]
+    assert checkpoint.name_of(before[0]) in notes[0]
+    assert "going on from" in notes[1]
+
+
+def test_a_run_with_no_whole_checkpoint_says_that_it_begins_anew(data: Path, tmp_path: Path) -> None:
+    _, folder = trained(data, tmp_path)
+    for path in checkpoint.list_checkpoints(folder.path):
+        os.unlink(f"{path}/manifest.json")
+    notes: list[str] = []
+    assert recover(folder.path, 3, notes.append) is None
+    assert "begins anew" in notes[-1]
+
+
+def test_a_list_of_ray_that_is_right_is_kept(data: Path, tmp_path: Path) -> None:
+    _, folder = trained(data, tmp_path)
+    steps = steps_left(folder.path)
+    write_snapshot(folder.path, steps)
+    notes: list[str] = []
+    recover(folder.path, 1, notes.append)
+    assert not notes
+    assert Path(folder.path, SNAPSHOT).exists()
+    assert steps_left(folder.path) == steps
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"ray_version": "1.0"}', "missing folder"])
+def test_a_list_of_ray_that_is_not_right_is_made_anew_and_old_checkpoints_go(
+    data: Path, tmp_path: Path, content: str
+) -> None:
+    _, folder = trained(data, tmp_path)
+    steps = steps_left(folder.path)
+    best = checkpoint.verify(checkpoint.list_checkpoints(folder.path)[0])["progress"]["best_step"]
+    if content == "missing folder":
+        write_snapshot(folder.path, [*steps, 3])
+    else:
+        Path(folder.path, SNAPSHOT).write_text(content)
+    notes: list[str] = []
+    recover(folder.path, 2, notes.append)
+    assert any("Ray's list" in note for note in notes)
+    assert not Path(folder.path, SNAPSHOT).exists()
+    assert set(steps_left(folder.path)) == {*steps[:2], best}
+
+
+def test_going_back_to_an_older_checkpoint_is_done_once(data: Path, tmp_path: Path) -> None:
+    _, folder = trained(data, tmp_path)
+    run = folder.read()
+    assert run is not None
+    steps = steps_left(folder.path)
+    source = storage.join(folder.path, checkpoint.name_of(steps[2]))
+    notes: list[str] = []
+    back = roll_back(folder, run, source, notes.append)
+    assert steps_left(folder.path) == steps[2:]
+    assert back.rolled_back_to == source
+    assert f"step {steps[2]}" in notes[0]
+    with pytest.raises(FileNotFoundError, match="--from-checkpoint"):
+        roll_back(folder, run, storage.join(folder.path, checkpoint.name_of(steps[0])), notes.append)
+    other = dataclasses.replace(run, meaning={**run.meaning, "seed": 77})
+    with pytest.raises(FingerprintMismatch, match="--init-from"):
+        roll_back(folder, other, source, notes.append)
+
+
+def test_a_copy_of_a_checkpoint_that_was_deleted_can_be_gone_back_to(data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    _, folder = trained(data, tmp_path)
+    run = folder.read()
+    assert run is not None
+    steps = steps_left(folder.path)
+    path = storage.join(folder.path, checkpoint.name_of(steps[1]))
+    shutil.move(path, tmp_path / "copy")
+    roll_back(folder, run, str(tmp_path / "copy"), print)
+    assert checkpoint.newest(folder.path, print) == path
