@@ -5,7 +5,7 @@ Ray Data is asked to distribute, retry and bound the work, not to remember it: w
 
 from __future__ import annotations
 
-import contextlib
+import builtins
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from lstm_embed import errors
 from lstm_embed.errors import LstmEmbedError
 from lstm_embed.ledger import PartRecord, Span, Unit
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import ray.data
 
 _MAX_RETRIES = 15
-"""Times a chunk is tried again after its actor died; nodes may come and go, but a chunk that is too large must be told."""
+"""Times a unit or chunk is tried again after its worker died; nodes may come and go, but one too large must be told."""
 _BLOCK_BYTES = 1 << 20
 
 UnitFunction = Callable[[Unit], Iterable[PartRecord]]
@@ -48,8 +49,31 @@ class _UnitTask:
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for text in batch["unit"]:
-            records = [json.dumps(asdict(record)) for record in self._function(unit_from_json(text))]
-            yield {"records": np.array([json.dumps(records)], dtype=object)}
+            try:
+                answer = json.dumps([asdict(record) for record in self._function(unit_from_json(text))])
+            except READABLE as error:
+                answer = _failed(error)
+            yield {"records": np.array([answer], dtype=object)}
+
+
+READABLE = (LstmEmbedError, OSError)
+"""What a worker may raise for the user to read. It travels as a value: of what is raised, Ray hands on the text alone."""
+
+
+def _failed(error: Exception) -> str:
+    plain = [arg if isinstance(arg, str | int | None) else str(arg) for arg in error.args[:2]]
+    filename = getattr(error, "filename", None)
+    return json.dumps({"failed": type(error).__name__, "arguments": plain if filename is None else [*plain, filename]})
+
+
+def _answer(text: str) -> Any:
+    """Return what a worker answered; raise what it failed with."""
+    value = json.loads(text)
+    if isinstance(value, dict) and "failed" in value:
+        name = value["failed"]
+        kind: type[Exception] = getattr(errors, name, getattr(builtins, name, LstmEmbedError))
+        raise kind(*value["arguments"])
+    return value
 
 
 def run_units(
@@ -64,19 +88,27 @@ def run_units(
         memory: Bytes a task may need, for Ray's scheduler.
 
     Raises:
-        LstmEmbedError: what the function raised, without Ray's wrapping.
+        LstmEmbedError, OSError: what the function raised, without Ray's wrapping; or that workers died over one unit.
     """
     if not units:
         return
     import ray.data
+    from ray.exceptions import WorkerCrashedError
 
     items = [{"unit": unit_to_json(unit)} for unit in units]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _named(function), batch_size=1, num_cpus=num_cpus, memory=memory
-    )
-    with plain_errors():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            _named(function), batch_size=1, num_cpus=num_cpus, memory=memory, max_retries=_MAX_RETRIES
+        )
+    try:
         for row in dataset.iter_rows():
-            yield [PartRecord(**json.loads(record)) for record in json.loads(row["records"])]
+            yield [PartRecord(**record) for record in _answer(row["records"])]
+    except WorkerCrashedError as error:
+        raise LstmEmbedError(
+            f"a worker died {_MAX_RETRIES + 1} times over the same unit of input, perhaps for lack of memory: take smaller "
+            f"units (--unit-bytes) or larger machines, then run the command again ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def _named(function: UnitFunction) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
@@ -86,29 +118,6 @@ def _named(function: UnitFunction) -> Callable[[dict[str, Any]], Iterator[dict[s
         yield from task(batch)
 
     return run_unit
-
-
-@contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-    """Re-raise what a worker raised on purpose as itself instead of inside Ray's error."""
-    try:
-        yield
-    except Exception as error:
-        found = find_cause(error)
-        if found is None or found is error:
-            raise
-        raise found from None
-
-
-def find_cause(error: BaseException | None) -> BaseException | None:
-    """Return the readable failure inside Ray's wrappers of it, or None."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, LstmEmbedError | FileNotFoundError) and "RayTask" not in type(error).__name__:
-            return error
-        seen.add(id(error))
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
-    return None
 
 
 ChunkReader = Callable[[Unit], Iterable[tuple[PartRecord, pa.Table]]]
@@ -143,14 +152,14 @@ def run_chunks(
         return
     from ray.exceptions import RayActorError
 
-    with plain_errors(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # Ray counts units, but a unit gives as many chunks as it has parts.
         warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         dataset = _chunk_dataset(units, read, make_worker, workers=workers, reader_cpus=reader_cpus, gpu=gpu)
         try:
             for row in dataset.iter_rows():
-                yield PartRecord(**json.loads(row["record"]))
+                yield PartRecord(**_answer(row["record"]))
         except RayActorError as error:
             raise LstmEmbedError(
                 f"a worker died {_MAX_RETRIES + 1} times over the same chunk, perhaps for lack of memory: take smaller parts "
@@ -197,8 +206,11 @@ def _chunk_dataset(
 def _reading(read: ChunkReader) -> Callable[[dict[str, Any]], Iterator[pa.Table]]:
     def read_unit(batch: dict[str, Any]) -> Iterator[pa.Table]:
         for text in batch["unit"]:
-            for record, table in read(unit_from_json(text)):
-                yield pa.table({"record": [json.dumps(asdict(record))], "chunk": _as_value(table)})
+            try:
+                for record, table in read(unit_from_json(text)):
+                    yield pa.table({"record": [json.dumps(asdict(record))], "chunk": _as_value(table)})
+            except READABLE as error:
+                yield pa.table({"record": [_failed(error)], "chunk": _as_value(pa.table({}))})
 
     return read_unit
 
@@ -217,11 +229,21 @@ class _ChunkActor:
     """Works on two chunks at a time, in two threads."""
 
     def __init__(self, make_worker: ChunkWorker) -> None:
-        self._work = make_worker()
+        self._failed = ""
+        try:
+            self._work = make_worker()
+        except READABLE as error:
+            self._failed = _failed(error)
 
     def __call__(self, batch: pa.Table) -> dict[str, Any]:
-        done = []
-        for text, chunk in zip(batch["record"], batch["chunk"], strict=True):
-            table = pa.ipc.open_stream(chunk.as_buffer()).read_all()
-            done.append(json.dumps(asdict(self._work(PartRecord(**json.loads(text.as_py())), table))))
+        done = [self._answer(text.as_py(), chunk) for text, chunk in zip(batch["record"], batch["chunk"], strict=True)]
         return {"record": np.array(done, object)}
+
+    def _answer(self, text: str, chunk: pa.Scalar) -> str:
+        try:
+            record = PartRecord(**_answer(text))  # or what reading failed with
+            if self._failed:
+                return self._failed
+            return json.dumps(asdict(self._work(record, pa.ipc.open_stream(chunk.as_buffer()).read_all())))
+        except READABLE as error:
+            return _failed(error)

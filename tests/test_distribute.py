@@ -1,0 +1,115 @@
+"""Units over Ray: records come back, failures come back as what they are, and dead workers are replaced."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from ray import cloudpickle
+
+from lstm_embed.distribute import run_chunks, run_units
+from lstm_embed.errors import InputError, LstmEmbedError
+from lstm_embed.ledger import PartRecord, Span, Unit
+
+
+@pytest.fixture(autouse=True, scope="module")
+def by_value() -> Iterator[None]:
+    """Send this module's functions themselves: workers cannot import it."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+UNITS = [Unit(n, (Span("a", 0, -1, 1, "1"), Span("b", 2, 5, 9, "1", 3)), committed=n) for n in range(6)]
+
+
+def record(unit: Unit, part: int = 0) -> PartRecord:
+    return PartRecord(unit=unit.number, part=part, last=True, fingerprint="f", rows=unit.size, input_digest="")
+
+
+def two_parts(unit: Unit) -> Iterator[PartRecord]:
+    assert unit in UNITS
+    yield record(unit, 0)
+    yield record(unit, 1)
+
+
+def test_every_unit_gives_its_records_once(ray_cluster: None) -> None:
+    found = sorted(run_units(UNITS, two_parts, num_cpus=0.5), key=lambda records: records[0].unit)
+    assert found == [list(two_parts(unit)) for unit in UNITS]
+    assert list(run_units([], two_parts)) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (InputError("the file a changed"), InputError, "^the file a changed$"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), OSError, "No space left on device: '/x/y'"),
+        (FileNotFoundError("no file at /x"), FileNotFoundError, "^no file at /x$"),
+        (OSError("AWS Error"), OSError, "^AWS Error$"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/x"), FileNotFoundError, "No such file"),
+    ],
+)
+def test_what_a_worker_fails_with_arrives_as_it_is(
+    ray_cluster: None, error: Exception, kind: type[Exception], message: str
+) -> None:
+    def fail(unit: Unit) -> Iterator[PartRecord]:
+        if unit.number == 4:
+            raise error
+        yield record(unit)
+
+    with pytest.raises(kind, match=message):
+        list(run_units(UNITS, fail))
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_unit_done_again(ray_cluster: None, tmp_path: Path) -> None:
+    def die_once(unit: Unit) -> Iterator[PartRecord]:
+        mark = tmp_path / str(unit.number)
+        if not mark.exists():
+            mark.write_text("tried")
+            if unit.number in (1, 3):
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield record(unit)
+
+    found = list(run_units(UNITS, die_once))
+    assert sorted(records[0].unit for records in found) == list(range(6))
+
+
+def read(unit: Unit) -> Iterator[tuple[PartRecord, pa.Table]]:
+    for part in range(2):
+        yield record(unit, part), pa.table({"n": [unit.number, part]})
+
+
+def unreadable(unit: Unit) -> Iterator[tuple[PartRecord, pa.Table]]:
+    yield from read(unit)
+    if unit.number == 2:
+        raise InputError("unit 2 is unreadable")
+
+
+def chunk_worker() -> Callable[[PartRecord, pa.Table], PartRecord]:
+    def work(done: PartRecord, table: pa.Table) -> PartRecord:
+        assert table["n"].to_pylist() == [done.unit, done.part]
+        return done
+
+    return work
+
+
+def no_worker() -> Callable[[PartRecord, pa.Table], PartRecord]:
+    raise LstmEmbedError("this machine cannot do bf16")
+
+
+def test_chunks_reach_their_actors_whole_and_failures_of_each_stage_are_told(ray_cluster: None) -> None:
+    def run(reader: object, worker: object) -> list[PartRecord]:
+        return list(run_chunks(UNITS[:3], reader, worker, workers=(1, 1), reader_cpus=0.5, gpu=False))  # type: ignore[arg-type]
+
+    found = sorted(run(read, chunk_worker), key=lambda done: (done.unit, done.part))
+    assert found == [record(unit, part) for unit in UNITS[:3] for part in range(2)]
+    with pytest.raises(InputError, match=r"^unit 2 is unreadable$"):
+        run(unreadable, chunk_worker)
+    with pytest.raises(LstmEmbedError, match=r"^this machine cannot do bf16$"):
+        run(read, no_worker)
