@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import write_token_set, write_word_vectors
 from torch import Tensor
-from training_help import final_weights, make_config, make_run, run_workers, write_data
+from training_help import Crash, Team, ThreadSession, final_weights, make_config, make_run, run_workers, write_data
 
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.errors import FingerprintMismatch, InputError, NonFiniteLoss
@@ -24,6 +25,7 @@ from lstm_embed.model.autoencoder import Autoencoder
 from lstm_embed.model.folder import save_model
 from lstm_embed.training import checkpoint
 from lstm_embed.training.config import TrainingConfig
+from lstm_embed.training.learner import Layout
 from lstm_embed.training.run import Run
 from lstm_embed.training.session import LocalSession
 from lstm_embed.training.setup import set_up, take_weights
@@ -200,6 +202,47 @@ def test_all_workers_stop_at_a_step_that_is_not_finite(tmp_path: Path) -> None:
     config = make_config(tmp_path, tmp_path / "runs", learning_rate=1e30, clip=0.0, warmup_steps=0)
     with pytest.raises(NonFiniteLoss, match="not a finite number"):
         run_workers(config, make_run(config), 2)
+
+
+def test_results_that_are_looked_at_later_change_nothing(data: Path, whole: dict[int, Any], tmp_path: Path) -> None:
+    """On a GPU the host looks at what a step came to some steps later, so that it never waits for it."""
+    config = make_config(data, tmp_path)
+    run = make_run(config)
+    for crash_at in (12, -1):
+        worker = set_up(config, run, ThreadSession(run.path, 0, Team(1), crash_at=crash_at))
+        worker.loop.lag = 3
+        with contextlib.suppress(Crash):
+            worker.loop.train()
+    weights, rows = whole[1]
+    assert same(final_weights(worker), weights)
+    assert measured(read_metrics(run)) == measured(rows)
+    # A bad step is found late, but nothing was changed by it or after it.
+    other = dataclasses.replace(run, path=str(tmp_path / "other"))
+    worker = set_up(config, other, ThreadSession(other.path, 0, Team(1), stop_at=7))
+    worker.loop.lag = 3
+    assert not worker.loop.train()
+    before = final_weights(worker)
+    with torch.no_grad():
+        worker.loop.learner.model.word_vectors.fill_(torch.nan)
+    worker.loop.session = LocalSession(other.path)
+    with pytest.raises(NonFiniteLoss, match=rf"step {worker.loop.progress.step} "):
+        worker.loop.train()
+    assert same(final_weights(worker), before)
+
+
+def test_groups_computed_in_one_pass_or_one_after_the_other_give_the_same_gradient(data: Path, tmp_path: Path) -> None:
+    gradients = []
+    for together in (False, True):
+        config = make_config(data, tmp_path)
+        worker = set_up(config, make_run(config), LocalSession(str(tmp_path / "x")))
+        worker.loop.loader._transform = Layout(0, together=together, pin=False)
+        step = next(worker.loop.loader.steps(0, 1))
+        assert len(step.work.batches) == (1 if together else len(step.work.groups))
+        learner = worker.loop.learner
+        outcome = learner.step(step, 0.0, stop=False, save=False).result()
+        gradients.append((outcome, learner._gradient.clone()))
+    assert gradients[0][0].losses == pytest.approx(gradients[1][0].losses, rel=1e-5)
+    assert torch.allclose(gradients[0][1], gradients[1][1], rtol=1e-3, atol=1e-6)
 
 
 def test_more_epochs_continue_a_finished_run_with_a_schedule_started_anew(data: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from processes import descendants, end, kill, log_of, start_training, train_workers, wait_for
+from synthetic import make_vocabulary, write_word_vectors
 from test_tracking import wandb_history, wandb_records
 from training_help import final_weights, make_config, make_run, run_workers, write_data
 
@@ -80,7 +81,7 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     kill(job.pid)
     job.wait(10)
     end(left)
-    assert f"goes on from {checkpoint.name_of(stopped_at)}" in log_of(config, tmp_path)
+    assert f"goes on from step {stopped_at}" in log_of(config, tmp_path)
     killed_at = newest_step(run_dir)
     assert stopped_at < killed_at < 45
     # A worker is killed; the run goes on by itself.
@@ -143,6 +144,15 @@ def test_a_run_whose_loss_is_not_finite_fails_with_the_reason(data: Path, tmp_pa
     with pytest.raises(NonFiniteLoss, match=r"step \d+ .* not a finite number"):
         train(config)
     assert finished_run(config) is None
+
+
+def test_what_is_missing_is_said_before_anything_is_started(data: Path, tmp_path: Path) -> None:
+    for field in ("tokens", "vectors", "init_from"):
+        with pytest.raises(FileNotFoundError, match="missing"):
+            finished_run(make_config(data, tmp_path, **{field: str(tmp_path / "missing")}))
+    write_word_vectors(str(tmp_path / "vectors"), make_vocabulary(9, range(11)))
+    with pytest.raises(FingerprintMismatch, match="vocabulary"):
+        finished_run(make_config(data, tmp_path, vectors=str(tmp_path / "vectors")))
 
 
 def test_a_run_that_another_job_is_training_is_refused(data: Path, tmp_path: Path, ray_cluster: None) -> None:
@@ -215,7 +225,7 @@ def test_a_torn_newest_checkpoint_is_removed_with_a_warning(data: Path, tmp_path
     before = steps_left(folder.path)
     os.truncate(f"{folder.path}/{checkpoint.name_of(before[0])}/model.safetensors", 10)
     notes: list[str] = []
-    assert recover(folder.path, 10, notes.append) == f"{folder.path}/{checkpoint.name_of(before[1])}"
+    assert recover(folder.path, 10, notes.append) == before[1]
     assert steps_left(folder.path) == before[1:]
     assert checkpoint.name_of(before[0]) in notes[0]
     assert "going on from" in notes[1]

@@ -53,12 +53,14 @@ class Layout:
 
     Args:
         padded_length: `ModelConfig.padded_length`.
-        device: Where they will be computed.
+        together: Compute all groups in one pass, for a GPU; else one after the other, which needs less memory.
+        pin: Put the batches into memory from which a GPU copies in the background.
     """
 
-    def __init__(self, padded_length: int, device: torch.device) -> None:
+    def __init__(self, padded_length: int, *, together: bool, pin: bool) -> None:
         self._padded_length = padded_length
-        self._together = device.type == "cuda"
+        self._together = together
+        self._pin = pin
 
     def __call__(self, groups: list[Group]) -> Share:
         """Return the groups laid out; see `Share`."""
@@ -68,7 +70,7 @@ class Layout:
             batches = [collate([group], self._padded_length) for group in groups]
             return Share(groups, batches, sum(sum(batch.inputs.running) for batch in batches))
         batch = collate(groups, self._padded_length)
-        return Share(groups, [batch.pin()], batch.inputs.position_TR.numel())
+        return Share(groups, [batch.pin() if self._pin else batch], batch.inputs.position_TR.numel())
 
 
 @dataclass(frozen=True)

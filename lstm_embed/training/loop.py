@@ -17,7 +17,6 @@ from lstm_embed.training.session import Session
 from lstm_embed.training.tracking import Row, Tracker
 
 _GPU_LAG = 8
-"""Steps after which the host looks at what a step on a GPU came to; by then it is there, so nothing waits."""
 _WORST = -1e30
 
 
@@ -54,6 +53,7 @@ class Loop:
         tracker: Of the first worker; None for the others.
         write: Writes a checkpoint into an empty folder; called on the first worker.
         after_validation: Called on the first worker with the step and its validation groups.
+        lag: Steps after which the host looks at what a step came to. On a GPU it is there by then, so nothing waits.
     """
 
     config: TrainingConfig
@@ -65,10 +65,15 @@ class Loop:
     tracker: Tracker | None
     write: Callable[[str], None]
     after_validation: Callable[[int, list[tuple[int, Share]]], None] = lambda step, groups: None
+    lag: int = -1
     _pending: deque[Pending] = field(default_factory=deque, init=False)
     _waited: float = field(default=0.0, init=False)
     _since: float = field(default_factory=time.perf_counter, init=False)
     _saved_at: float = field(default_factory=time.monotonic, init=False)
+
+    def __post_init__(self) -> None:
+        if self.lag < 0:
+            self.lag = _GPU_LAG if self.session.device.type == "cuda" else 0
 
     def train(self) -> bool:
         """Train to the end of the run; return False if it was asked to stop before.
@@ -78,7 +83,6 @@ class Loop:
         """
         num_groups, groups = self.loader.validation(self.config.validation_sentences)
         steps = self.loader.steps(self.progress.step, self.run.end)
-        lag = _GPU_LAG if self.session.device.type == "cuda" else 0
         stop = False
         self._since = time.perf_counter()
         while self.progress.step < self.run.end and not stop:
@@ -91,7 +95,7 @@ class Loop:
             self.progress.tokens += share.num_tokens
             validates = self._validates_after(self.progress.step)
             # All workers look at the same step at the same time, so all of them decide alike.
-            stop, save = self._settle(lag)
+            stop, save = self._settle(self.lag)
             if validates or save or stop or self._saves_after(self.progress.step):
                 late_stop, _ = self._settle(0)
                 stop = stop or late_stop

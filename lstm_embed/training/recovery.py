@@ -20,8 +20,8 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 Note = Callable[[str], None]
 
 
-def recover(run_dir: str, keep: int, note: Note) -> str | None:
-    """Remove what is torn and what nobody will delete otherwise; return the newest whole checkpoint.
+def recover(run_dir: str, keep: int, note: Note) -> int | None:
+    """Remove what is torn and what nobody will delete otherwise; return the step of the newest whole checkpoint.
 
     Args:
         run_dir: The run's folder, owned by this job.
@@ -50,7 +50,7 @@ def recover(run_dir: str, keep: int, note: Note) -> str | None:
     unlisted = [path for path in whole if storage.name(path) not in listed]
     for path in [*torn, *(path for path in unlisted[keep:] if storage.name(path) != best)]:
         storage.remove_dir(path)
-    return whole[0] if whole else None
+    return checkpoint.step_of(whole[0]) if whole else None
 
 
 def _listed_by_ray(run_dir: str, whole: set[str], note: Note) -> set[str]:
@@ -113,8 +113,3 @@ def roll_back(folder: RunFolder, run: Run, source: str, note: Note) -> Run:
     storage.remove(storage.join(folder.path, DONE))
     note(f"went back to step {state['step']}; {len(newer)} newer checkpoints were deleted")
     return dataclasses.replace(run, rolled_back_to=source)
-
-
-def is_rolled_back(run: Run, source: str) -> bool:
-    """Tell whether there is no going back to do: nowhere to go, or it was done by an earlier start."""
-    return not source or run.rolled_back_to == storage.resolve(source)

@@ -70,6 +70,10 @@ class Run:
         """Steps of the whole run."""
         return self.phases[-1].end
 
+    def is_rolled_back(self, source: str) -> bool:
+        """Tell whether there is no going back to do: nowhere to go, or it was done by an earlier start."""
+        return not source or self.rolled_back_to == storage.resolve(source)
+
     def phase(self, step: int) -> Phase:
         """Return the phase a step belongs to."""
         return next(phase for phase in self.phases if step < phase.end)

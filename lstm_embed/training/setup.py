@@ -97,7 +97,7 @@ def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
         PartCache(config.cache_dir, config.cache_bytes),
         rank=session.rank,
         world_size=session.world_size,
-        transform=Layout(config.model.padded_length, session.device),
+        transform=Layout(config.model.padded_length, together=on_gpu, pin=on_gpu),
         threads=_GPU_THREADS if on_gpu else 1,
         ahead=_GPU_AHEAD if on_gpu else 4,
     )

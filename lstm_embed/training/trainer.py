@@ -26,7 +26,6 @@ from lstm_embed.progress import SILENT, Reporter, Summary
 from lstm_embed.training import worker
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
-from lstm_embed.training.recovery import is_rolled_back, recover, roll_back
 from lstm_embed.training.run import Run, RunFolder, plan_run
 
 _ENVIRONMENT = {
@@ -37,6 +36,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 _POLL_SECONDS = 0.25
+_PATIENCE_SECONDS = 90.0
 
 
 def finished_run(config: TrainingConfig) -> Summary | None:
@@ -48,12 +48,12 @@ def finished_run(config: TrainingConfig) -> Summary | None:
     """
     folder = RunFolder.of(config)
     existing = folder.read()
+    run = _plan(config, existing, folder)
     if existing is None:
         return None
-    run = _plan(config, existing, folder)
     facts = folder.done()
     ended = run == existing and facts is not None and facts["step"] == run.end
-    if facts is None or not ended or not is_rolled_back(run, config.from_checkpoint) or not _has_model(folder):
+    if facts is None or not ended or not run.is_rolled_back(config.from_checkpoint) or not _has_model(folder):
         return None
     return _summary(folder, facts, seconds=0.0, already_done=True)
 
@@ -71,6 +71,8 @@ def train(config: TrainingConfig, report: Reporter = SILENT) -> Summary:
         NonFiniteLoss: if a loss or gradient is not a finite number.
         LstmEmbedError: if workers failed more often than the config allows.
     """
+    from lstm_embed.training.recovery import recover, roll_back
+
     begun = time.monotonic()
     if summary := finished_run(config):
         return summary
@@ -80,14 +82,14 @@ def train(config: TrainingConfig, report: Reporter = SILENT) -> Summary:
     with owned(folder.path) as owner:
         existing = folder.read()
         run = _plan(config, existing, folder, precision)
-        if not is_rolled_back(run, config.from_checkpoint):
+        if not run.is_rolled_back(config.from_checkpoint):
             run = roll_back(folder, run, config.from_checkpoint, report.note)
         resumed = recover(folder.path, config.keep, report.note)
         if existing is not None:
-            start = f"goes on from {storage.name(resumed)}" if resumed else "has no checkpoint yet and begins anew"
+            start = "has no checkpoint yet and begins anew" if resumed is None else f"goes on from step {resumed}"
             report.note(f"run {config.run_name} {start}; {run.end} steps in all")
         folder.write(run, config)
-        facts = _fit(config, run, owner, report)
+        facts = _fit(config, run, owner, resumed or 0, report)
     return _summary(folder, facts, seconds=time.monotonic() - begun, already_done=False)
 
 
@@ -97,6 +99,10 @@ def _plan(config: TrainingConfig, existing: Run | None, folder: RunFolder, preci
     vectors = read_manifest(storage.resolve(config.vectors), kind="word_vectors")
     if existing is None or not folder.done():
         _check_vectors(config, tokens)
+    if existing is None and config.init_from and not storage.exists(storage.resolve(config.init_from)):
+        raise FileNotFoundError(
+            f"nothing at {config.init_from}; expected a checkpoint, run or model folder (--init-from)"
+        )
     plan = BatchPlan.of(
         tokens,
         min_tokens=config.min_tokens,
@@ -162,7 +168,7 @@ def _has_model(folder: RunFolder) -> bool:
     return False
 
 
-def _fit(config: TrainingConfig, run: Run, owner: Owner, report: Reporter) -> dict[str, Any]:
+def _fit(config: TrainingConfig, run: Run, owner: Owner, resumed: int, report: Reporter) -> dict[str, Any]:
     """Run the trainer in a thread, so that this one hears signals; return what the first worker returned."""
     import ray
     import ray.train
@@ -208,16 +214,27 @@ def _fit(config: TrainingConfig, run: Run, owner: Owner, report: Reporter) -> di
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     show = _Show(link, run, report)
+    begun, asked = time.monotonic(), False
     with _stop_signals() as stop:
         thread.start()
-        asked = False
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
+            show.poll()
             if stop.is_set() and not asked:
                 asked = True
                 link.stop.remote()
+                if not show.begun:
+                    # Nothing was trained since the last checkpoint; what is starting ends with this process.
+                    return {"step": resumed, "sentences": 0, "stopped": True}
                 report.note("stopping: a checkpoint is being saved")
-            show.poll()
+            if not show.begun and time.monotonic() - begun > _PATIENCE_SECONDS:
+                begun = float("inf")
+                free = ray.available_resources()
+                report.note(
+                    f"no worker has begun yet; {least} are wanted, of {config.cpus_per_worker} CPUs each"
+                    f"{' and a GPU' if config.gpu else ''}; free are {free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs"
+                )
+    show.poll()
     return _result(outcome, ray.get(link.failure.remote()))
 
 
@@ -243,19 +260,26 @@ def _last_line(error: BaseException) -> str:
 
 
 class _Show:
-    """Passes on what the first worker says."""
+    """Passes on what the first worker says.
+
+    Args:
+        link: The run's `worker.RunLink`.
+        run: Its length.
+        report: Told of progress and notes.
+    """
 
     def __init__(self, link: Any, run: Run, report: Reporter) -> None:
         self._link = link
         self._run = run
         self._report = report
         self._validation: dict[str, float] = {}
+        self.begun = False
 
     def poll(self) -> None:
         """Report what is new."""
         import ray
 
-        row, notes = ray.get(self._link.news.remote())
+        self.begun, row, notes = ray.get(self._link.news.remote())
         for note in notes:
             self._report.note(note)
         if row is None:

@@ -33,6 +33,7 @@ class RunLink:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
+        self._begun = False
         self._stop = False
         self._row: dict[str, float] | None = None
         self._notes: list[str] = []
@@ -41,6 +42,10 @@ class RunLink:
     def environment(self) -> dict[str, str]:
         """Return the variables."""
         return self._environment
+
+    def begin(self) -> None:
+        """Note that the workers have begun to train."""
+        self._begun = True
 
     def stop(self) -> None:
         """Ask the workers to stop."""
@@ -58,11 +63,11 @@ class RunLink:
         """Take a line for the user."""
         self._notes.append(message)
 
-    def news(self) -> tuple[dict[str, float] | None, list[str]]:
-        """Return the latest line of metrics and the notes since the last call."""
+    def news(self) -> tuple[bool, dict[str, float] | None, list[str]]:
+        """Return whether the workers have begun, and the latest line of metrics and the notes since the last call."""
         row, notes = self._row, self._notes
         self._row, self._notes = None, []
-        return row, notes
+        return self._begun, row, notes
 
     def fail(self, failure: Failure) -> None:
         """Take a failure that would come back however often the workers are started again."""
@@ -225,6 +230,7 @@ def _train(options: dict[str, Any], session: RaySession) -> dict[str, Any]:
     wandb, progress = worker.wandb, worker.loop.progress
     if wandb is not None and config.wandb_text:
         worker.loop.after_validation = lambda step, groups: send_examples(wandb, worker, groups, step)
+    options["link"].begin.remote()
     try:
         finished = worker.loop.train()
         if session.rank:
