@@ -28,6 +28,7 @@ from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.distribute import UnitFunction, run_units
 from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Unit, Work, fingerprint
+from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.plan import add_counts, check_rejected
 from lstm_embed.progress import SILENT, Reporter, Summary
 
@@ -237,6 +238,7 @@ class PrepareJob:
             hashes=self.hashes,
             vocabulary_path=self._own_vocabulary,
             vocabulary_fingerprint=self.vocabulary.fingerprint,
+            erased=Erased.load(self.output),
         )
 
     def _finish(self, work: Work, new: Records) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.sentences import CHUNK_ROWS, SentenceChunk, UnitReader, part_chunks
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Unit
+from lstm_embed.ledger.erased import Erased
 
 # Columns that repeat a few values; for text a dictionary is tried in vain, and statistics of no column are of use.
-_PARQUET: dict[str, Any] = {
+PARQUET: dict[str, Any] = {
     "use_dictionary": ["article", "article_id", "title", "article_hash", "sentence", "ids.list.element"],
     "write_statistics": False,
 }
@@ -51,7 +52,7 @@ class StageTask:
             if self.hashes is not None:
                 repeats.write_hashes(self.hashes, record, chunk.table["text"].to_pylist())
             table = with_ids(chunk.table, ids, lengths_of(tokens), self.config.text)
-            self.store.write_table(record, table, **{**_PARQUET, "compression": "lz4"})
+            self.store.write_table(record, table, **{**PARQUET, "compression": "lz4"})
             yield record
 
 
@@ -87,6 +88,8 @@ class FinalTask:
     """Where the marks of repeated sentences lie, if those are dropped."""
     vocabulary_path: str
     vocabulary_fingerprint: str
+    erased: Erased = field(default_factory=Erased)
+    """Articles to leave out."""
 
     def __call__(self, unit: Unit) -> Iterator[PartRecord]:
         store, masks = self.store, None
@@ -99,9 +102,13 @@ class FinalTask:
         for record, table in self._from_staging(staged) if staged else self._from_input(unit):
             if masks is not None:
                 record, table = self._without(record, table, masks[record.part])
+            table, num_erased = self.erased.without(table)
+            if num_erased:
+                stats = {**recounted(record.stats, table, self.config.holdout_every), "erased": num_erased}
+                record = replace(record, rows=table.num_rows, stats=stats)
             record = replace(record, fingerprint=store.fingerprint)
             if record.part >= unit.committed:
-                store.write_table(record, table, **_PARQUET)
+                store.write_table(record, table, **PARQUET)
             yield record
 
     def _from_input(self, unit: Unit) -> Iterator[tuple[PartRecord, pa.Table]]:
@@ -128,23 +135,18 @@ class FinalTask:
             table = token_set.read_part(self.staging.path(record.unit, record.part)).replace_schema_metadata(None)
             lists = table["ids"].combine_chunks()
             ids = pa.ListArray.from_arrays(lists.offsets, pa.array(known[lists.flatten().to_numpy()]))
-            field = table.schema.get_field_index("ids")
-            yield record, table.set_column(field, "ids", ids).cast(table.schema)
+            column = table.schema.get_field_index("ids")
+            yield record, table.set_column(column, "ids", ids).cast(table.schema)
 
     def _without(self, record: PartRecord, table: pa.Table, mask: npt.NDArray[np.bool_]) -> tuple[PartRecord, pa.Table]:
         """Leave marked sentences out; an empty mask marks none."""
         mask = mask[: record.rows]
         if mask.any():
             table = table.filter(pa.array(~mask))
-        lengths = lengths_of(table["ids"].combine_chunks())
         stats = {
-            **record.stats,
-            "sentences": table.num_rows,
-            "sentences_without_tokens": int((lengths == 0).sum()),
+            **recounted(record.stats, table, self.config.holdout_every),
             "sentences_repeated_elsewhere": int(mask.sum()),
-            "tokens": int(lengths.sum()),
         }
-        stats = with_items(stats, table["article"], lengths, self.config.holdout_every)
         return replace(record, rows=table.num_rows, stats=stats), table
 
 
@@ -164,6 +166,18 @@ def with_items(
 ) -> dict[str, Any]:
     """Return counts with the numbers of training items."""
     return {**stats, "items": token_set.count_items(article.to_numpy(), lengths, holdout_every)}
+
+
+def recounted(stats: dict[str, Any], table: pa.Table, holdout_every: int) -> dict[str, Any]:
+    """Return the counts of a part of which some sentences were left out."""
+    lengths = lengths_of(table["ids"].combine_chunks())
+    stats = {
+        **stats,
+        "sentences": table.num_rows,
+        "sentences_without_tokens": int((lengths == 0).sum()),
+        "tokens": int(lengths.sum()),
+    }
+    return with_items(stats, table["article"], lengths, holdout_every)
 
 
 def lengths_of(lists: pa.ListArray) -> npt.NDArray[np.int32]:

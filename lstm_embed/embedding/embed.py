@@ -30,7 +30,7 @@ from lstm_embed.embedding.vectors import KIND, VectorFormat
 from lstm_embed.embedding.worker import REUSED, EmbedChunk
 from lstm_embed.errors import InputError, LstmEmbedError
 from lstm_embed.ledger import Ledger, PartRecord, Span, Work
-from lstm_embed.ledger.erased import Erased, refuse_unfinished
+from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.sealed import open_sealed, read_manifest
 from lstm_embed.progress import SILENT, Reporter, Summary
 
@@ -60,7 +60,6 @@ class EmbedJob:
         self.config = config
         self.output = storage.resolve(config.output)
         self.model = storage.resolve(config.model)
-        refuse_unfinished(self.output)
         manifest = open_sealed(self.model, kind="model", verify=False)
         self.model_fingerprint: str = manifest["fingerprint"]
         self.vocabulary_fingerprint: str = manifest["content"]["vocabulary"]

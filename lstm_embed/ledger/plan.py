@@ -15,6 +15,7 @@ from typing import Any
 from lstm_embed import storage
 from lstm_embed.errors import FingerprintMismatch, InputError, TooMuchRejected
 from lstm_embed.ledger import parts
+from lstm_embed.ledger.erased import refuse_unfinished
 from lstm_embed.ledger.owner import Owner, owned
 from lstm_embed.ledger.parts import PartRecord, PartStore
 from lstm_embed.ledger.sealed import FORMAT, MANIFEST, fingerprint, provenance, read_manifest
@@ -84,9 +85,10 @@ class Ledger:
 
         Raises:
             FingerprintMismatch: if the folder was made with other settings.
-            InputError: if the folder holds something else, or input is gone that has to be read.
+            InputError: if the folder holds something else, an erasure was interrupted, or input is gone that has to be read.
         """
         self._check_folder()
+        refuse_unfinished(self.output)
         planned, next_number = read_plan(self.output)
         now = {file.path: file for file in files}
         known = {span.path: span for unit in planned.values() for span in unit.spans}
