@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 def run(config: SearchConfig) -> None:
     """Search and print the hits of each query."""
+    from lstm_embed.embedding.lists import read_list
     from lstm_embed.embedding.search import search
     from lstm_embed.embedding.vectors import Embeddings, encode_queries
     from lstm_embed.errors import FingerprintMismatch
     from lstm_embed.model.encoder import SentenceEncoder
 
-    queries = [*config.query, *(read_queries(config.queries) if config.queries else ())]
+    queries = [*config.query, *(read_list(config.queries, "query", "--queries") if config.queries else ())]
     embeddings = Embeddings(config.embeddings)
     encoder = SentenceEncoder.load(config.model)
     if encoder.fingerprint != embeddings.model_fingerprint:
@@ -35,23 +36,6 @@ def run(config: SearchConfig) -> None:
             Console().note(f"no word of the query {query!r} is known to the model; it has no hits")
     for query, hits in zip(queries, search(embeddings, vectors, config.top_k), strict=True):
         print_hits(query, hits, as_json=config.json)
-
-
-def read_queries(path: str) -> list[str]:
-    """Return the queries of a file, one a line; blank lines are none."""
-    from lstm_embed import storage
-    from lstm_embed.errors import InputError
-
-    path = storage.resolve(path)
-    with storage.open_stream(path) as file:
-        try:
-            lines = file.read().decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 text ({error}); expected one query a line (--queries)") from None
-    queries = [line.strip() for line in lines if line.strip()]
-    if not queries:
-        raise InputError(f"{path} holds no query; expected one a line (--queries)")
-    return queries
 
 
 def print_hits(query: str, hits: list[Hit], *, as_json: bool = False) -> None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from lstm_embed import storage
+from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.embed import EmbedJob
@@ -108,6 +109,17 @@ def embed_here(config: EmbedConfig, report: Reporter = SILENT, run_chunks: Any =
 
     with without_ray(run_chunks):
         return embed(config, report)
+
+
+def prepare_here(config: PrepareConfig) -> Summary:
+    """Prepare a token set in this process."""
+    from lstm_embed.corpus.prepare import prepare
+
+    def run_units_here(units: Sequence[Unit], function: Any, **_: Any) -> Iterator[list[PartRecord]]:
+        return (list(function(unit)) for unit in units)
+
+    with mock.patch("lstm_embed.corpus.prepare.run_units", run_units_here):
+        return prepare(config)
 
 
 def change(config: EmbedConfig, **fields: Any) -> EmbedConfig:

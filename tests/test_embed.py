@@ -18,6 +18,7 @@ from embedding_help import (
     make_articles,
     matrix,
     part_bytes,
+    prepare_here,
     read_rows,
     save_model,
     write_articles,
@@ -25,7 +26,6 @@ from embedding_help import (
 
 from lstm_embed import storage
 from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.corpus.prepare import prepare as run_prepare
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.embed import EmbedJob, embed, pool_size
 from lstm_embed.errors import FingerprintMismatch, InputError, OutputBusy, TooMuchRejected
@@ -102,12 +102,7 @@ def test_sizes_of_units_parts_batches_and_row_groups_change_no_vector(
 def prepared(corpus: str, model: str, output: Path, **more: Any) -> str:
     """Prepare a token set with the model's vocabulary, without Ray."""
 
-    def run_here(units: Any, function: Any, **_: Any) -> Any:
-        return (list(function(unit)) for unit in units)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lstm_embed.corpus.prepare.run_units", run_here)
-        run_prepare(PrepareConfig(input=(corpus,), output=str(output), vocabulary=model, unit_bytes=4000, **more))
+    prepare_here(PrepareConfig(input=(corpus,), output=str(output), vocabulary=model, unit_bytes=4000, **more))
     return str(output)
 
 
