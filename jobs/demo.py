@@ -97,10 +97,11 @@ def _stages(folder: Callable[[str], str], start_ray: Callable[[], Any]) -> list[
         from lstm_embed.training.trainer import train as train_model
 
         preset = TrainingConfig.for_preset(
-            "default", tokens=tokens, vectors=vectors, storage=runs, run_name="demo", num_workers="2", epochs=4
+            "default", tokens=tokens, vectors=vectors, storage=runs, run_name="demo", num_workers="2", epochs=5
         )
-        small = dataclasses.replace(preset.model, hidden_size=96, code_size=128)
-        config = dataclasses.replace(preset, model=small, groups_per_step=2, learning_rate=2e-3)
+        # A corpus this small gives few steps: small groups make more of them. All words count alike in the reconstruction.
+        small = dataclasses.replace(preset.model, hidden_size=96, code_size=128, target_constant=0.0)
+        config = dataclasses.replace(preset, model=small, group_size=64, groups_per_step=2, learning_rate=2e-3)
         if summary := finished_run(config):
             return summary
         start_ray()
@@ -146,6 +147,7 @@ def _show(folder: Callable[[str], str]) -> None:
     from lstm_embed.embedding.vectors import Embeddings, encode_queries
     from lstm_embed.model.encoder import SentenceEncoder
 
+    _show_scores(folder)
     encoder = SentenceEncoder.load(folder("runs/demo/model"))
     print("\nNearest sentences")
     found = search(Embeddings(folder("embeddings")), encode_queries(encoder, QUERIES), top_k=3)
@@ -155,6 +157,20 @@ def _show(folder: Callable[[str], str]) -> None:
     for sentence, words in zip(SENTENCES, encoder.reconstruct(list(SENTENCES)), strict=True):
         print(f"  {sentence}\n    -> {words}")
     print(f"\nThe report of all scores is {storage.join(folder('scores'), 'report.html')}")
+
+
+def _show_scores(folder: Callable[[str], str]) -> None:
+    """Print the model's scores beside those of averaging its word vectors."""
+    from lstm_embed import storage
+
+    words = storage.read_json(storage.join(folder("word-vectors"), "report.json"))
+    scores = storage.read_json(storage.join(folder("scores"), "results.json"))["headline"]
+    print(f"\n{'Scores':<48} {'model':>7} {'mean of words':>14}")
+    print(f"  {'wordsim353, Spearman x100':<46} {'':>7} {words['wordsim353']['spearman']:>14.1f}")
+    for name, methods in scores.items():
+        if "embedded corpus" not in name:
+            mean = f"{methods['mean']:.1f}" if "mean" in methods else ""
+            print(f"  {name:<46} {methods['model']:>7.1f} {mean:>14}")
 
 
 if __name__ == "__main__":
