@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lstm_embed.corpus.characters import ascii_table, cut
+from lstm_embed.errors import InputError
 
 PROFILES = ("default", "original")
 
@@ -125,7 +126,7 @@ def sentence_splitter(name: str = "sentencex", language: str = "en") -> Splitter
         language: ISO 639 code, for sentencex.
 
     Raises:
-        ValueError: if there is no such function.
+        InputError: if there is no such function.
     """
     if name == "sentencex":
         return lambda text: split_sentences(text, language)
@@ -135,7 +136,7 @@ def sentence_splitter(name: str = "sentencex", language: str = "en") -> Splitter
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"--split is {name!r}; expected 'sentencex', 'none' or the dotted name of an importable function ({error})"
         ) from None
     return lambda text: _checked(name, function(text), text)
