@@ -157,3 +157,36 @@ class SearchConfig:
         within(self, "top_k", 1, 100_000)
         if not self.query and not self.queries:
             raise ValueError("no query; expected --query TEXT or --queries FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """Group the sentences of embedding parts by meaning: k-means over unit vectors."""
+
+    embeddings: str
+    """Folder that embed wrote."""
+    output: str
+    """Folder for the groups; local or s3://."""
+    clusters: int = 100
+    """Number of groups, 2 or more."""
+    fit_rows: int = 1_000_000
+    """Rows, drawn at random, that decide where the groups lie; a small corpus is drawn from up to ten times."""
+    seed: int = 0
+    """Start of all chance."""
+    words: int = 10
+    """Typical words listed of each group, 0 or more; needs vectors stored with their texts."""
+    nearest: int = 5
+    """Sentences nearest to the centre listed of each group, 0 or more."""
+    near_duplicates: float = 0.0
+    """List pairs of a group's sentences whose cosine is at least this, above 0 to 1; 0 for none. Takes local disk for all
+    vectors, and time that grows with the square of the groups' sizes."""
+    max_pairs: int = 1_000_000
+    """Most pairs listed, 1 or more."""
+
+    def __post_init__(self) -> None:
+        within(self, "clusters", 2, 1_000_000)
+        at_least(self, "fit_rows", 1)
+        within(self, "words", 0, 1000)
+        within(self, "nearest", 0, 1000)
+        within(self, "near_duplicates", 0, 1)
+        at_least(self, "max_pairs", 1)

@@ -1,0 +1,380 @@
+"""Grouping sentences by meaning: parts of vectors in, parts with a group for each row out.
+
+Rows are scaled to length 1 and grouped by cosine (spherical k-means, Dhillon and Modha 2001). The centres are found by
+scikit-learn's mini-batch k-means on rows drawn at random; every part is then assigned by a task of its own, which also counts
+words and keeps the rows nearest to each centre. Memory is bounded by the batches and by what is listed of each group.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lstm_embed import storage
+from lstm_embed.distribute import run_units
+from lstm_embed.embedding import typical_words
+from lstm_embed.embedding.config import GroupConfig
+from lstm_embed.embedding.duplicates import list_near_duplicates
+from lstm_embed.embedding.vectors import Embeddings, Matrix, read_vectors, to_matrix, unit_rows
+from lstm_embed.errors import InputError
+from lstm_embed.ledger import Ledger, PartRecord, PartStore, Span, Unit, Work
+from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.progress import SILENT, Reporter, Summary
+
+KIND = "groups"
+FORMAT = 1
+"""Version of the parts' content."""
+NO_GROUP = -1
+"""Group of a row whose vector is zero."""
+_BATCH_ROWS = 8192
+_MIXED_GROUPS = 8
+"""Row groups whose rows are mixed before they are drawn: neighbours in a corpus are alike."""
+_READERS = 8
+_ROW_COLUMNS = ("article_id", "title", "sentence", "text")
+
+
+def group(config: GroupConfig, report: Reporter = SILENT) -> Summary:
+    """Group the rows of a folder of vectors; Ray must be running unless nothing is left to do.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        InputError: if it is unfinished, or the output folder holds something else.
+        OutputBusy: if another job writes the output folder.
+    """
+    job = GroupJob(config)
+    work = job.compare()
+    return job.summary(0.0, already_done=True) if work.finished else job.run(work, report)
+
+
+class GroupJob:
+    """One call of `group`: its books and its input."""
+
+    def __init__(self, config: GroupConfig) -> None:
+        self.config = config
+        self.output = storage.resolve(config.output)
+        self.embeddings = Embeddings(config.embeddings)
+        if self.embeddings.num_rows < config.clusters:
+            raise InputError(
+                f"{self.embeddings.path} has {self.embeddings.num_rows} vectors; that is too few for {config.clusters} "
+                "groups (--clusters)"
+            )
+        source: dict[str, Any] = self.embeddings.manifest["settings"]["source"]
+        self.profile: str = source["text"]["profile"]
+        deciding = {name: value for name, value in asdict(config).items() if name not in ("embeddings", "output")}
+        settings = {"content_format": FORMAT, "embeddings": self.embeddings.manifest["fingerprint"], **deciding}
+        self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config))
+        self._staging = storage.join(self.output, "staging")
+
+    @property
+    def size_unit(self) -> tuple[str, float]:
+        """Name of what units are measured in, and how many of their sizes make one of it."""
+        return "rows", 1.0
+
+    def compare(self) -> Work:
+        """Tell what is left to do."""
+        files = [
+            storage.FileInfo(path, part["rows"], f"{part['fingerprint']}-{part['input_digest']}")
+            for path, part in zip(self.embeddings.part_paths, self.embeddings.manifest["parts"], strict=True)
+        ]
+        return self.ledger.compare(files, lambda new: [(Span.whole(file),) for file in new], prune=True)
+
+    def run(self, work: Work, report: Reporter = SILENT) -> Summary:
+        """Do what `compare` found to be left."""
+        started = time.monotonic()
+        with self.ledger.writing(work) as owner:
+            work = self.ledger.remaining(work)
+            centres_path = storage.join(self.output, "centres.parquet")
+            if not storage.exists(centres_path):
+                write_centres(centres_path, fit(self.embeddings, self.config, report))
+            task = AssignTask(
+                centres_path=centres_path,
+                store=self.ledger.store,
+                words=self._side_store("words") if self.config.words else None,
+                nearest=self._side_store("nearest") if self.config.nearest else None,
+                num_nearest=self.config.nearest,
+                profile=self.profile,
+            )
+            new = self._assign(work, task, report)
+            stems = [record.stem for unit in work.units for record in {**work.records, **new}[unit.number]]
+            totals = self._totals(work, new)
+            self._describe(stems, totals["sizes"], task, report)
+            pairs = self._near_duplicates(work, report)
+            owner.check()
+            storage.remove_dir(self._staging)
+            extra = {"embeddings": self.embeddings.manifest["fingerprint"], **pairs}
+            self.ledger.finish(work, new, max_bad_fraction=1.0, extra=extra)
+        return self.summary(time.monotonic() - started, already_done=False)
+
+    def _side_store(self, name: str) -> PartStore:
+        return PartStore(storage.join(self._staging, name), self.ledger.store.fingerprint)
+
+    def _assign(self, work: Work, task: AssignTask, report: Reporter) -> dict[int, list[PartRecord]]:
+        new: dict[int, list[PartRecord]] = {}
+        total = sum(unit.size for unit in work.units)
+        done = total - sum(unit.size for unit in work.pending)
+        for records in run_units(work.pending, task):
+            new[records[0].unit] = records
+            done += sum(record.rows for record in records)
+            report.progress("assign groups", done, total, "rows")
+        return new
+
+    def _totals(self, work: Work, new: dict[int, list[PartRecord]]) -> dict[str, npt.NDArray[np.int64]]:
+        sizes = np.zeros(self.config.clusters, np.int64)
+        for records in {**work.records, **new}.values():
+            for record in records:
+                sizes += np.array(record.stats["sizes"], np.int64)
+        return {"sizes": sizes}
+
+    def _describe(self, stems: Sequence[str], sizes: npt.NDArray[np.int64], task: AssignTask, report: Reporter) -> None:
+        """Write what is typical of each group."""
+        words: list[list[str]] = [[] for _ in sizes]
+        nearest: list[list[dict[str, Any]]] = [[] for _ in sizes]
+        if task.words:
+            paths = [storage.join(task.words.folder, f"{stem}.parquet") for stem in stems]
+            words = typical_words.merge(paths, len(sizes), self.config.words, report)
+        if task.nearest:
+            nearest = merge_nearest(task.nearest, stems, len(sizes), self.config.nearest)
+        lines = [
+            json.dumps(
+                {"cluster": number, "size": int(size), "words": w, "nearest": n}, ensure_ascii=False, default=str
+            )
+            for number, (size, w, n) in enumerate(zip(sizes, words, nearest, strict=True))
+        ]
+        storage.write_bytes(storage.join(self.output, "clusters.jsonl"), ("\n".join(lines) + "\n").encode())
+
+    def _near_duplicates(self, work: Work, report: Reporter) -> dict[str, Any]:
+        if not self.config.near_duplicates:
+            return {}
+        store = self.ledger.store
+        parts = [(unit.spans[0].path, store.path(unit.number, 0)) for unit in work.units]
+        found = list_near_duplicates(
+            parts,
+            storage.join(self.output, "pairs"),
+            threshold=self.config.near_duplicates,
+            max_pairs=self.config.max_pairs,
+            columns=_ROW_COLUMNS,
+            report=report,
+        )
+        return {"pairs": found.pairs, "pairs_cut_off": found.cut_off}
+
+    def summary(self, seconds: float, *, already_done: bool) -> Summary:
+        """Return what the finished folder holds."""
+        manifest = read_manifest(self.output, kind=KIND)
+        sizes = np.array(manifest["totals"]["sizes"])
+        facts: dict[str, Any] = {
+            "groups": int((sizes > 0).sum()),
+            "largest": int(sizes.max()),
+            "without group (no known word)": manifest["rows"] - int(sizes.sum()),
+        }
+        if "pairs" in manifest:
+            facts["near-duplicate pairs"] = manifest["pairs"]
+            if manifest["pairs_cut_off"]:
+                facts["listing stopped at"] = f"--max-pairs {self.config.max_pairs:,}"
+        return Summary(
+            stage="group",
+            output=self.output,
+            rows=manifest["rows"],
+            row_name="rows",
+            seconds=seconds,
+            already_done=already_done,
+            facts=facts,
+        )
+
+    def sample_rate(self, work: Work) -> float:
+        """Return the rows a second that one CPU assigns, measured on one batch."""
+        for unit in work.pending[:1]:
+            started = time.monotonic()
+            for _, vectors in read_vectors(unit.spans[0].path, _ROW_COLUMNS, _BATCH_ROWS):
+                assign(
+                    unit_rows(vectors.astype(np.float32)), np.ones((self.config.clusters, vectors.shape[1]), np.float32)
+                )
+                return len(vectors) / max(time.monotonic() - started, 1e-9)
+        return 0.0
+
+
+# Finding the centres
+
+
+def fit(embeddings: Embeddings, config: GroupConfig, report: Reporter = SILENT) -> Matrix:
+    """Return the groups' centres, shape (k, d), of length 1.
+
+    Raises:
+        InputError: if scikit-learn is not installed, or there are too few vectors that are not zero.
+    """
+    try:
+        from sklearn.cluster import MiniBatchKMeans
+    except ImportError:
+        raise InputError("grouping needs scikit-learn: pip install 'lstm_embed[group]'") from None
+    total = min(config.fit_rows, 10 * embeddings.num_rows)
+    model = MiniBatchKMeans(config.clusters, random_state=config.seed, n_init=1, compute_labels=False)
+    drawn = 0
+    for rows in draw_rows(embeddings.part_paths, config.seed, max(_BATCH_ROWS, 4 * config.clusters)):
+        if not drawn and len(rows) < config.clusters:
+            raise InputError(
+                f"{embeddings.path} has {len(rows)} vectors that are not zero; that is too few for {config.clusters} "
+                "groups (--clusters)"
+            )
+        model.partial_fit(rows)
+        drawn += len(rows)
+        report.progress("find groups", min(drawn, total), total, "rows")
+        if drawn >= total:
+            break
+    if not drawn:
+        raise InputError(f"{embeddings.path} has no vector that is not zero; there is nothing to group")
+    return unit_rows(model.cluster_centers_.astype(np.float32))
+
+
+def draw_rows(paths: Sequence[str], seed: int, batch_rows: int) -> Iterator[Matrix]:
+    """Yield batches of unit vectors at random, over and over again; rows of zeros are left out, and none if all are.
+
+    The row groups of all parts are read in random order, and the rows of some of them mixed.
+    """
+    rng = np.random.default_rng(seed)
+    with ThreadPoolExecutor(_READERS) as pool:
+        counts = list(pool.map(_num_row_groups, paths))
+        groups = [(path, number) for path, count in zip(paths, counts, strict=True) for number in range(count)]
+        drawn = -1
+        while drawn:
+            order, drawn = rng.permutation(len(groups)), 0
+            held: list[Matrix] = []
+            for start in range(0, len(order), _MIXED_GROUPS):
+                chosen = [groups[number] for number in order[start : start + _MIXED_GROUPS]]
+                held += pool.map(lambda found: _group_rows(*found), chosen)
+                mixed = np.concatenate(held)[rng.permutation(sum(map(len, held)))]
+                is_last = start + _MIXED_GROUPS >= len(order)
+                end = len(mixed) if is_last else len(mixed) - len(mixed) % batch_rows
+                drawn += end
+                for first in range(0, end, batch_rows):
+                    yield mixed[first : min(first + batch_rows, end)]
+                held = [mixed[end:]]
+
+
+def _num_row_groups(path: str) -> int:
+    with storage.open_input(path) as file:
+        return int(pq.read_metadata(file).num_row_groups)
+
+
+def _group_rows(path: str, number: int) -> Matrix:
+    with storage.open_input(path) as file:
+        table = pq.ParquetFile(file).read_row_group(number, columns=["embedding"])
+    rows = unit_rows(to_matrix(table["embedding"].combine_chunks()).astype(np.float32))
+    return rows[rows.any(axis=1)]
+
+
+def write_centres(path: str, centres: Matrix) -> None:
+    """Write the centres as a parquet file with the columns `cluster` and `centre`."""
+    column = pa.FixedSizeListArray.from_arrays(pa.array(centres.ravel()), centres.shape[1])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"cluster": np.arange(len(centres), dtype=np.int32), "centre": column}), sink)
+    storage.write_bytes(path, sink.getvalue())
+
+
+def read_centres(path: str) -> Matrix:
+    """Return the centres of `write_centres`."""
+    with storage.open_input(path) as file:
+        return to_matrix(pq.read_table(file)["centre"].combine_chunks())
+
+
+# Assigning rows
+
+
+def assign(rows: Matrix, centres: Matrix) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return for each unit vector the group with the nearest centre and its cosine; `NO_GROUP` and 0 for a zero vector."""
+    scores = rows @ centres.T
+    cluster = scores.argmax(axis=1).astype(np.int32)
+    cosine = scores[np.arange(len(rows)), cluster].astype(np.float32)
+    known = rows.any(axis=1)
+    return np.where(known, cluster, np.int32(NO_GROUP)), np.where(known, cosine, np.float32(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignTask:
+    """Assigns one part of vectors; commits a part of groups, after what it says of its words and nearest rows."""
+
+    centres_path: str
+    store: PartStore
+    words: PartStore | None
+    nearest: PartStore | None
+    num_nearest: int
+    profile: str
+
+    def __call__(self, unit: Unit) -> Iterable[PartRecord]:
+        centres = read_centres(self.centres_path)
+        span = unit.spans[0]
+        tables: list[pa.Table] = []
+        candidates: list[pa.Table] = []
+        counter = typical_words.Counter(self.profile)
+        for rows, vectors in read_vectors(span.path, _ROW_COLUMNS, _BATCH_ROWS):
+            cluster, cosine = assign(unit_rows(vectors.astype(np.float32)), centres)
+            made = rows.append_column("cluster", pa.array(cluster)).append_column("cosine", pa.array(cosine))
+            tables.append(made.drop_columns([name for name in ("text", "title") if name in made.column_names]))
+            if self.words and "text" in rows.column_names:
+                counter.add(rows["text"], cluster)
+            if self.nearest:
+                candidates = [_nearest([*candidates, made], self.num_nearest)]
+        if not tables:
+            tables = [_empty_like(span.path)]
+            candidates = tables[:1]
+        table = pa.concat_tables(tables)
+        clusters = table["cluster"].to_numpy()
+        sizes = np.bincount(clusters[clusters != NO_GROUP], minlength=len(centres))
+        record = self.store.record(
+            unit.number,
+            0,
+            last=True,
+            rows=table.num_rows,
+            input_digest=span.stamp,
+            stats={"records": table.num_rows, "sizes": sizes.tolist(), "rejected": {}},
+        )
+        if self.words:
+            counter.write(self.words, record)
+        if self.nearest:
+            listed = candidates[0]
+            self.nearest.write_table(_like(self.nearest, record, listed.num_rows), listed)
+        self.store.write_table(record, table)
+        yield record
+
+
+def _like(store: PartStore, record: PartRecord, rows: int) -> PartRecord:
+    return store.record(record.unit, record.part, last=record.last, rows=rows, input_digest=record.input_digest)
+
+
+def _empty_like(path: str) -> pa.Table:
+    with storage.open_input(path) as file:
+        schema = pq.read_schema(file)
+    fields = [schema.field(name) for name in _ROW_COLUMNS if name in schema.names and name not in ("text", "title")]
+    fields += [pa.field("cluster", pa.int32()), pa.field("cosine", pa.float32())]
+    return pa.schema(fields).empty_table()
+
+
+def _nearest(tables: Sequence[pa.Table], number: int) -> pa.Table:
+    """Return the rows with the highest cosine of each group, best first; of equal ones the first."""
+    table = pa.concat_tables(tables, promote_options="default")
+    cluster, cosine = table["cluster"].to_numpy(), table["cosine"].to_numpy()
+    order = np.lexsort((-cosine, cluster))
+    sorted_clusters = cluster[order]
+    first = np.searchsorted(sorted_clusters, sorted_clusters)
+    kept = order[(np.arange(len(order)) - first < number) & (sorted_clusters != NO_GROUP)]
+    return table.take(pa.array(kept))
+
+
+def merge_nearest(store: PartStore, stems: Sequence[str], num_clusters: int, number: int) -> list[list[dict[str, Any]]]:
+    """Return the nearest rows of each group over all parts."""
+    best: pa.Table | None = None
+    for stem in stems:
+        with storage.open_input(storage.join(store.folder, f"{stem}.parquet")) as file:
+            table = pq.read_table(file).replace_schema_metadata(None)
+        best = _nearest([table] if best is None else [best, table], number)
+    found: list[list[dict[str, Any]]] = [[] for _ in range(num_clusters)]
+    for row in best.to_pylist() if best else []:
+        found[row.pop("cluster")].append({**row, "cosine": round(row["cosine"], 4)})
+    return found

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from embedding_help import (
+    all_files,
+    change,
+    embed_here,
+    make_articles,
+    part_bytes,
+    read_rows,
+    save_model,
+    write_articles,
+)
+
+from lstm_embed import storage
+from lstm_embed.corpus.text import tokenize
+from lstm_embed.embedding import duplicates as duplicates_module
+from lstm_embed.embedding import group as group_module
+from lstm_embed.embedding import typical_words
+from lstm_embed.embedding.config import EmbedConfig, GroupConfig
+from lstm_embed.embedding.duplicates import list_near_duplicates
+from lstm_embed.embedding.group import GroupJob, assign, draw_rows, fit, group, read_centres
+from lstm_embed.embedding.vectors import KIND, Embeddings, VectorFormat, unit_rows, write_vectors
+from lstm_embed.errors import FingerprintMismatch, InputError
+from lstm_embed.ledger import PartRecord, PartStore, Unit
+
+pytest.importorskip("sklearn")
+TOPICS = 4
+TOPIC_WORDS = ["tea pot cup", "star moon sky", "goal ball team", "bread oven flour"]
+
+
+def run_units_here(units: Sequence[Unit], function: Any, **_: Any) -> Iterator[list[PartRecord]]:
+    return (list(function(unit)) for unit in units)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assign in this process."""
+    monkeypatch.setattr(group_module, "run_units", run_units_here)
+
+
+def write_topics(path: Path, parts: int = 3, rows: int = 60) -> tuple[Embeddings, list[list[int]]]:
+    """Write vectors in well separated topics, one row in ten zero; return them and each row's topic, -1 for zero."""
+    rng = np.random.default_rng(0)
+    centres = np.linalg.qr(rng.normal(size=(8, 8)))[0][:TOPICS]
+    store = PartStore(str(path), "f")
+    made = VectorFormat(
+        level="sentence", dtype="float32", normalize=False, text=True, empty="zero", row_group_rows=16, columns=()
+    )
+    entries, topics = [], []
+    for number in range(parts):
+        topic = rng.integers(0, TOPICS, rows)
+        vectors = (centres[topic] + 0.1 * rng.normal(size=(rows, 8))) * rng.uniform(0.5, 5, (rows, 1))
+        zero = rng.random(rows) < 0.1
+        vectors[zero] = 0
+        texts = [" ".join([*rng.choice(TOPIC_WORDS[t].split(), 3), "the", "of"]) for t in topic]
+        table = pa.table(
+            {
+                "article_id": [f"{number}-{row}" for row in range(rows)],
+                "title": [f"topic {t}" for t in topic],
+                "sentence": np.arange(rows, dtype=np.int32),
+                "text": texts,
+            }
+        )
+        record = store.record(number, 0, last=True, rows=rows, input_digest=f"d{number}")
+        write_vectors(store, record, table, vectors.astype(np.float32), made, {})
+        entry = {"name": record.stem + ".parquet", "rows": rows, "fingerprint": "f", "input_digest": f"d{number}"}
+        entries.append(entry)
+        topics.append(np.where(zero, -1, topic).tolist())
+    manifest = {
+        "format": 1,
+        "kind": KIND,
+        "fingerprint": "e",
+        "model": "m",
+        "settings": {"source": {"text": {"profile": "default"}}},
+        "rows": parts * rows,
+        "parts": entries,
+    }
+    storage.write_json(str(path / "manifest.json"), manifest)
+    return Embeddings(str(path)), topics
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> GroupConfig:
+    write_topics(tmp_path / "in")
+    return GroupConfig(
+        embeddings=str(tmp_path / "in"), output=str(tmp_path / "out"), clusters=TOPICS, words=3, nearest=2
+    )
+
+
+def clusters_of(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(output) / "clusters.jsonl").read_text().splitlines()]
+
+
+def test_topics_are_found_and_every_row_has_its_group(config: GroupConfig, here: None, tmp_path: Path) -> None:
+    _, topics = write_topics(tmp_path / "in")
+    summary = group(config)
+    paths = sorted((tmp_path / "out" / "parts").iterdir())
+    tables = [pq.read_table(path) for path in paths]
+    assert [path.name for path in paths] == [path.name for path in sorted((tmp_path / "in" / "parts").iterdir())]
+    name_of = {}
+    for table, topic in zip(tables, topics, strict=True):
+        assert table.column_names == ["article_id", "sentence", "cluster", "cosine"]
+        for cluster, wanted in zip(table["cluster"].to_pylist(), topic, strict=True):
+            assert name_of.setdefault(wanted, cluster) == cluster
+    assert len(set(name_of.values())) == TOPICS + 1
+    assert name_of[-1] == -1
+    counts = Counter(topic for part in topics for topic in part)
+    for line in clusters_of(config.output):
+        topic = next(t for t, cluster in name_of.items() if cluster == line["cluster"])
+        assert line["size"] == counts[topic]
+        assert set(line["words"]) == set(TOPIC_WORDS[topic].split())
+        assert len(line["nearest"]) == 2
+        assert all(hit["title"] == f"topic {topic}" and hit["text"] for hit in line["nearest"])
+    assert summary.facts["groups"] == TOPICS
+    assert summary.facts["without group (no known word)"] == counts[-1]
+    assert not (tmp_path / "out" / "staging").exists()
+
+
+def test_the_nearest_rows_are_those_of_highest_cosine(config: GroupConfig, here: None) -> None:
+    group(config)
+    centres = read_centres(f"{config.output}/centres.parquet")
+    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1.0, atol=1e-6)
+    rows, vectors = zip(*Embeddings(config.embeddings).batches(["article_id"]), strict=True)
+    names = [name for table in rows for name in table["article_id"].to_pylist()]
+    unit = unit_rows(np.concatenate(vectors))
+    cluster, cosine = assign(unit, centres)
+    np.testing.assert_allclose(cosine, np.where(cluster >= 0, (unit @ centres.T).max(axis=1), 0.0), atol=1e-6)
+    for line in clusters_of(config.output):
+        own = np.flatnonzero(cluster == line["cluster"])
+        best = own[np.argsort(-cosine[own])][:2]
+        assert [hit["article_id"] for hit in line["nearest"]] == [names[n] for n in best]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_a_finished_job_writes_nothing(
+    config: GroupConfig, here: None, tmp_path: Path
+) -> None:
+    group(config)
+    group(change_group(config, output=str(tmp_path / "again")))
+    assert part_bytes(config.output) == part_bytes(tmp_path / "again")
+    assert clusters_of(config.output) == clusters_of(str(tmp_path / "again"))
+    before = all_files(config.output)
+    assert group(config).already_done
+    assert all_files(config.output) == before
+
+
+def change_group(config: GroupConfig, **fields: Any) -> GroupConfig:
+    import dataclasses
+
+    return dataclasses.replace(config, **fields)
+
+
+def test_a_job_that_dies_is_continued(
+    config: GroupConfig, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = change_group(config, output=str(tmp_path / "whole"), near_duplicates=0.9)
+    group(whole)
+
+    def dying(units: Sequence[Unit], function: Any, **more: Any) -> Iterator[list[PartRecord]]:
+        yield from run_units_here(units[:1], function)
+        raise RuntimeError("died")
+
+    died = change_group(whole, output=config.output)
+    with monkeypatch.context() as patch:
+        patch.setattr(group_module, "run_units", dying)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="died"):
+                group(died)
+    group(died)
+    own, other = (
+        {name: data for name, data in all_files(path).items() if not name.startswith(("owner", "job", "plan"))}
+        for path in (died.output, whole.output)
+    )
+    assert own == other
+
+
+def test_other_vectors_or_settings_are_refused(config: GroupConfig, here: None, tmp_path: Path) -> None:
+    group(config)
+    with pytest.raises(FingerprintMismatch, match="clusters was 4 and is now 3"):
+        GroupJob(change_group(config, clusters=3)).compare()
+    manifest = storage.read_json(f"{config.embeddings}/manifest.json")
+    storage.write_json(f"{config.embeddings}/manifest.json", {**manifest, "fingerprint": "changed"})
+    with pytest.raises(FingerprintMismatch, match="embeddings was"):
+        GroupJob(config).compare()
+
+
+def test_too_few_vectors_are_refused(config: GroupConfig, here: None, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"too few for 1000 groups \(--clusters\)"):
+        GroupJob(change_group(config, clusters=1000))
+    with pytest.raises(InputError, match="not zero; that is too few for 180 groups"):
+        fit(Embeddings(config.embeddings), change_group(config, clusters=180))
+    with pytest.raises(ValueError, match="--clusters"):
+        change_group(config, clusters=1)
+    with pytest.raises(ValueError, match="--near-duplicates"):
+        change_group(config, near_duplicates=1.5)
+
+
+def test_rows_are_drawn_once_a_round_and_mixed(config: GroupConfig) -> None:
+    paths = Embeddings(config.embeddings).part_paths
+    drawn = draw_rows(paths, 0, 50)
+    total = sum(len(np.flatnonzero(v.any(axis=1))) for _, v in Embeddings(config.embeddings).batches([]))
+    first_round: list[np.ndarray] = []
+    while sum(map(len, first_round)) < total:
+        first_round.append(next(drawn))
+    rows = np.concatenate(first_round)
+    assert len(rows) == total
+    assert len(np.unique(rows, axis=0)) == total
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
+    assert all(len(batch) == 50 for batch in first_round[:-1])
+
+
+def test_typical_words_score_as_the_formula_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typical_words, "_MERGE_ROWS", 5)
+    rng = np.random.default_rng(1)
+    words = [f"w{n}x" for n in range(30)]
+    store = PartStore(str(tmp_path), "f")
+    counts: Counter[tuple[int, str]] = Counter()
+    paths = []
+    for number in range(4):
+        counter = typical_words.Counter("default")
+        for _ in range(2):
+            texts = [" ".join(rng.choice(words, rng.integers(0, 9))) for _ in range(20)]
+            cluster = rng.integers(-1, 3, 20).astype(np.int32)
+            counter.add(pa.chunked_array([texts]), cluster)
+            for text, c in zip(tokenize(texts).to_pylist(), cluster.tolist(), strict=True):
+                counts.update((c, word) for word in text if c >= 0)
+        record = store.record(number, 0, last=True, rows=0, input_digest="")
+        counter.write(store, record)
+        paths.append(store.path(number, 0))
+    in_group = Counter[int]()
+    in_all = Counter[str]()
+    for (cluster, word), count in counts.items():
+        in_group[cluster] += count
+        in_all[word] += count
+    mean = sum(in_group.values()) / 4  # of four groups, one of which has no words
+    scores = {key: count / in_group[key[0]] * np.log(1 + mean / in_all[key[1]]) for key, count in counts.items()}
+    for cluster, found in enumerate(typical_words.merge(paths, 4, 5)):
+        wanted = sorted(((-score, word) for (c, word), score in scores.items() if c == cluster))[:5]
+        np.testing.assert_allclose([scores[cluster, word] for word in found], [-score for score, _ in wanted])
+
+
+@pytest.mark.parametrize("threshold", [0.8, 0.97, 1.0])
+def test_near_duplicates_are_all_pairs_of_a_group_above_the_threshold(
+    tmp_path: Path, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates_module, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(duplicates_module, "_BATCH_ROWS", 11)
+    embeddings, topics = write_topics(tmp_path / "in")
+    parts, names, vectors, groups = [], [], [], []
+    for number, (path, topic) in enumerate(zip(embeddings.part_paths, topics, strict=True)):
+        groups_path = str(tmp_path / f"{number}.parquet")
+        pq.write_table(pa.table({"cluster": pa.array(topic, pa.int32())}), groups_path)
+        parts.append((path, groups_path))
+        table = pq.read_table(path)
+        names += table["article_id"].to_pylist()
+        vectors.append(unit_rows(np.stack(table["embedding"].to_numpy())))
+        groups += topic
+    unit = np.concatenate(vectors)
+    cosine = unit @ unit.T
+    wanted = {
+        (names[a], names[b])
+        for a in range(len(unit))
+        for b in range(a + 1, len(unit))
+        if groups[a] == groups[b] >= 0 and cosine[a, b] >= threshold
+    }
+    found = list_near_duplicates(
+        parts, str(tmp_path / "pairs"), threshold=threshold, max_pairs=10**6, columns=("article_id", "text")
+    )
+    rows = read_pairs(tmp_path / "pairs")
+    sure = {(row["a_article_id"], row["b_article_id"]) for row in rows if abs(row["cosine"] - threshold) > 1e-5}
+    assert sure <= wanted
+    assert len(rows) == found.pairs
+    assert abs(len(rows) - len(wanted)) <= len(rows) - len(sure)
+    assert not found.cut_off
+    limited = list_near_duplicates(
+        parts, str(tmp_path / "few"), threshold=threshold, max_pairs=5, columns=("article_id",)
+    )
+    assert limited.pairs == min(5, found.pairs) == len(read_pairs(tmp_path / "few"))
+    assert limited.cut_off == (found.pairs > 5)
+
+
+def read_pairs(folder: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(folder.glob("*")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_of_equal_vectors_the_first_is_paired_with_the_others(tmp_path: Path) -> None:
+    store = PartStore(str(tmp_path / "in"), "f")
+    made = VectorFormat(
+        level="sentence", dtype="float32", normalize=False, text=False, empty="zero", row_group_rows=16, columns=()
+    )
+    vectors = np.tile(np.array([[1.0, 0, 0]], np.float32), (5, 1))
+    record = store.record(0, 0, last=True, rows=5, input_digest="")
+    write_vectors(store, record, pa.table({"article_id": list("abcde")}), vectors, made, {})
+    pq.write_table(pa.table({"cluster": pa.array([3] * 5, pa.int32())}), tmp_path / "g.parquet")
+    parts = [(store.path(0, 0), str(tmp_path / "g.parquet"))]
+    found = list_near_duplicates(parts, str(tmp_path / "p"), threshold=0.9, max_pairs=99, columns=("article_id",))
+    assert found.pairs == 4
+    assert {(row["a_article_id"], row["b_article_id"]) for row in read_pairs(tmp_path / "p")} == {
+        ("a", x) for x in "bcde"
+    }
+
+
+@pytest.mark.parametrize("settings", [{}, {"level": "article"}, {"text": False, "dtype": "float16"}])
+def test_what_embed_writes_can_be_grouped(settings: dict[str, Any], here: None, tmp_path: Path) -> None:
+    embeddings = EmbedConfig(
+        model=save_model(tmp_path / "model"),
+        input=(write_articles(tmp_path / "in.jsonl", make_articles(40)),),
+        output=str(tmp_path / "embeddings"),
+        unit_bytes=5000,
+    )
+    embed_here(change(embeddings, **settings))
+    config = GroupConfig(
+        embeddings=embeddings.output, output=str(tmp_path / "out"), clusters=3, near_duplicates=0.99, fit_rows=500
+    )
+    summary = group(config)
+    lines = clusters_of(config.output)
+    assert sum(line["size"] for line in lines) + summary.facts["without group (no known word)"] == summary.rows
+    assert summary.rows == len(read_rows(embeddings.output))
+    has_text = not settings
+    assert all(bool(line["words"]) == (has_text and line["size"] > 0) for line in lines)
+    assert all(line["nearest"] for line in lines if line["size"])
