@@ -64,7 +64,7 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     data: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     config = make_config(
-        data, tmp_path / "runs", num_workers="2", epochs=6, log_steps=1, checkpoint_every="5", wandb_project="p"
+        data, tmp_path / "runs", num_workers="2", epochs=5, log_steps=1, checkpoint_every="5", wandb_project="p"
     )
     run_dir = RunFolder.of(config).path
     # A graceful stop: a checkpoint at the very step, and exit code 0.
@@ -83,7 +83,8 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     end(left)
     assert f"goes on from step {stopped_at}" in log_of(config, tmp_path)
     killed_at = newest_step(run_dir)
-    assert stopped_at < killed_at < 45
+    assert stopped_at < killed_at < 35
+    os.truncate(f"{run_dir}/{SNAPSHOT}", 30)
     # A worker is killed; the run goes on by itself.
     notes = Notes()
     killer = threading.Thread(target=_kill_a_worker, args=(run_dir, killed_at + 5))
@@ -92,8 +93,9 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     killer.join()
     assert not summary.already_done
     assert notes.steps
+    assert any("Ray's list" in note for note in notes.notes)
 
-    reference = make_config(data, tmp_path / "reference", epochs=6, log_steps=1, checkpoint_every="1000")
+    reference = make_config(data, tmp_path / "reference", epochs=5, log_steps=1, checkpoint_every="1000")
     planned = make_run(reference)
     expected = final_weights(run_workers(reference, planned, 2)[0])
     found = checkpoint.load(storage.join(run_dir, checkpoint.name_of(planned.end)))
@@ -114,7 +116,7 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     assert all(torch.equal(p, weights[name]) for name, p in encoder.autoencoder.named_parameters() if name in weights)
     assert np.isfinite(encoder.encode("w1 w2 w3")).all()
 
-    # Again: nothing to do. More epochs: the run goes on. Another meaning: refused.
+    # Again: nothing to do. Another meaning: refused.
     before = Path(run_dir, "run.json").read_bytes()
     again = finished_run(config)
     assert again is not None
@@ -124,11 +126,6 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     assert Path(run_dir, "run.json").read_bytes() == before
     with pytest.raises(FingerprintMismatch, match="learning_rate was"):
         finished_run(dataclasses.replace(config, learning_rate=0.1))
-    os.truncate(f"{run_dir}/{SNAPSHOT}", 30)
-    longer = train(dataclasses.replace(config, epochs=7, num_workers="1"), notes)
-    assert longer.rows > summary.rows
-    assert any("Ray's list" in note for note in notes.notes)
-    assert metrics(run_dir)[-1]["train/epoch"] == 7
 
 
 def _kill_a_worker(run_dir: str, after: int) -> None:
