@@ -32,7 +32,7 @@ def test_help_names_every_flag_and_imports_neither_torch_nor_ray(job: str) -> No
 
 @pytest.mark.parametrize("job", JOBS)
 def test_a_wrong_flag_gives_one_line_and_exit_code_2(job: str) -> None:
-    path = ["some-folder"] if job == "status" else []
+    path = ["some-folder"] if job in ("status", "erase") else []
     result = run_job(job, *path, "--no-such-flag", "1", check=False)
     assert result.returncode == 2
     assert result.stdout == ""
