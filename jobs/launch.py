@@ -200,6 +200,7 @@ def ray_session() -> Iterator[None]:
         # One more than there are: the stages that feed actors must fit beside them, also on a machine with one core.
         with _native_stderr_held():
             ray.init(
+                address="local",  # a Ray that happens to run on this machine was not asked for
                 num_cpus=(os.cpu_count() or 1) + 1,
                 include_dashboard=False,
                 logging_level=logging.ERROR,

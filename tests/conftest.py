@@ -45,6 +45,7 @@ def ray_cluster() -> Iterator[None]:
 
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as temporary:
         ray.init(
+            address="local",
             num_cpus=4,
             include_dashboard=False,
             logging_level="ERROR",
