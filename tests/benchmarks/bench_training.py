@@ -25,6 +25,8 @@ from lstm_embed.model.config import ModelConfig
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.run import RunFolder
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 WARM_UP = 0.34
 """Share of the steps, from the first on, that are not counted."""
 
@@ -65,6 +67,19 @@ def train_bare(path: str) -> None:
     set_up(config, run, LocalSession(run.path, device)).loop.train()
 
 
+def keras(python: str, batch_size: int, num_batches: int) -> Run:
+    """Return what trains the original architecture in Keras, in an environment of its own."""
+
+    def run(config: TrainingConfig) -> dict[str, float]:
+        script = str(Path(__file__).with_name("keras_original.py"))
+        command = [python, script, str(batch_size), str(num_batches)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rate = float(output.rpartition("KERAS ")[2])
+        return {"sentences/s": rate, "tokens/s": 0.0, "wait": 0.0, "padding": 0.0, "memory": 0.0}
+
+    return run
+
+
 def figures(config: TrainingConfig) -> dict[str, float]:
     """Return the rates of a run's steady state."""
     lines = Path(RunFolder.of(config).path, "metrics.jsonl").read_text().splitlines()
@@ -84,11 +99,13 @@ def variants(arguments: argparse.Namespace, folder: str) -> dict[str, tuple[Run,
     """Return what is measured, by name."""
 
     def config(preset: str, steps: int, **fields: Any) -> TrainingConfig:
+        # The original's word vectors had 128 dimensions.
+        vectors = arguments.vectors if preset != "original" else arguments.vectors_128
         model = {name: fields.pop(name) for name in list(fields) if name in vars(ModelConfig())}
         made = TrainingConfig.for_preset(
             preset,
             tokens=arguments.tokens,
-            vectors=arguments.vectors,
+            vectors=vectors,
             storage=folder,
             run_name="bench",
             max_steps=steps,
@@ -116,6 +133,10 @@ def variants(arguments: argparse.Namespace, folder: str) -> dict[str, tuple[Run,
             config("original", few, groups_per_step=1, precision="bf16", **masked),
         ),
     }
+    if arguments.keras_python:
+        for size in (16, 64):
+            run = keras(arguments.keras_python, size, 4 * few * 16 // size)
+            found[f"original, Keras, batches of {size}"] = (run, config("original", few))
     chosen = arguments.only.split(",") if arguments.only else list(found)
     return {name: found[name] for name in found if any(part in name for part in chosen)}
 
@@ -130,6 +151,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--only", default="", help="comma-separated parts of variants' names")
+    parser.add_argument("--keras-python", default="", help="Python of an environment with keras and tensorflow-cpu")
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bare:
@@ -139,16 +161,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not arguments.tokens:
             arguments.tokens, arguments.vectors = made_up_data(folder)
+        arguments.vectors_128 = write_vectors(f"{folder}/vectors-128", arguments.tokens)
         measure(arguments)
 
 
 def made_up_data(folder: str) -> tuple[str, str]:
     """Write a token set with sentences of a real corpus' lengths, and vectors of 128 dimensions."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from synthetic import write_token_set, write_word_vectors
+    from synthetic import write_token_set
 
     tokens = write_token_set(f"{folder}/tokens", num_articles=1500, num_parts=4, num_words=20_000, max_tokens=40)
-    return tokens.path, write_word_vectors(f"{folder}/vectors", tokens.vocabulary, 128)
+    return tokens.path, write_vectors(f"{folder}/vectors", tokens.path)
+
+
+def write_vectors(path: str, tokens: str) -> str:
+    """Write random word vectors of 128 dimensions for a token set; they train as fast as good ones."""
+    from synthetic import write_word_vectors
+
+    from lstm_embed.corpus.token_set import TokenSet
+
+    return write_word_vectors(path, TokenSet.open(tokens).vocabulary, 128)
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -188,6 +219,8 @@ def _print(names: dict[str, list[dict[str, float]]]) -> None:
         ("default, Ray, 2 workers", "default, Ray, 1 worker"),
         ("default, bare loop, bf16", "default, bare loop"),
         ("original, padding masked", "original, padding counted"),
+        ("original, padding masked", "original, Keras, batches of 16"),
+        ("original, padding masked", "original, Keras, batches of 64"),
     ):
         if one in names and other in names:
             # Of runs that followed each other, since the machine's speed changes over minutes.
