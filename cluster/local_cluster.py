@@ -25,7 +25,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 START_SECONDS = 120.0
 DEFAULT_FOLDER = "/tmp/lstm-cluster"
@@ -41,14 +43,13 @@ class LocalCluster:
     def __init__(self, folder: str = DEFAULT_FOLDER) -> None:
         self.folder = Path(folder)
         self._file = self.folder / "cluster.json"
-        self._state: dict[str, object] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._state: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     @property
     def nodes(self) -> dict[str, int]:
         """The pid of every node's first process, by the node's name."""
-        nodes = self._state.get("nodes", {})
-        assert isinstance(nodes, dict)
-        return nodes
+        found: dict[str, int] = self._state.get("nodes", {})
+        return found
 
     @property
     def address(self) -> str:
@@ -64,17 +65,27 @@ class LocalCluster:
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
         }
 
-    def start(self, *, workers: int, cpus: int, head_cpus: int = 0, memory: int = 200 << 20, **env: str) -> None:
+    def start(
+        self,
+        *,
+        workers: int,
+        cpus: int,
+        head_cpus: int = 0,
+        head_options: Sequence[str] = (),
+        memory: int = 200 << 20,
+        **env: str,
+    ) -> None:
         """Start the head, then the workers; return when all have joined.
 
         Args:
             workers: Nodes beside the head.
             cpus: CPUs each of them offers; may be more than there are.
             head_cpus: CPUs the head offers for work, none as on a real cluster.
+            head_options: Further options of `ray start` for the head.
             memory: Bytes of each node's object store.
             env: Set in the environment of all nodes, as a secret or a service account would be.
         """
-        if any(_alive(pid) for pid in self.nodes.values()):
+        if any(self._runs(pid) for pid in self.nodes.values()):
             raise SystemExit(f"error: a cluster is running in {self.folder}; stop it first, or name another --folder")
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, mode=0o700)
@@ -82,7 +93,8 @@ class LocalCluster:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         self._state = {"nodes": {}, "env": env, "memory": memory}
-        self._state |= {"port": _free_port(), "dashboard_port": _free_port(), "head_cpus": head_cpus}
+        self._state |= {"port": _free_port(), "dashboard_port": _free_port()}
+        self._state["head_options"] = [f"--num-cpus={head_cpus}", *head_options]
         self.start_head()
         for _ in range(workers):
             self.add(cpus=cpus, wait=False)
@@ -97,15 +109,21 @@ class LocalCluster:
             "--include-dashboard=true",
             f"--ray-client-server-port={_free_port()}",
         ]
-        self._launch("head", [*options, f"--num-cpus={state['head_cpus']}"])
+        self._launch("head", [*options, *state["head_options"]])
         self.wait_for_nodes(1)
 
-    def add(self, *, cpus: int, wait: bool = True) -> str:
-        """Start one more worker node; return its name."""
+    def add(self, *, cpus: int, wait: bool = True, wrapper: Sequence[str] = ()) -> str:
+        """Start one more worker node; return its name.
+
+        Args:
+            cpus: It offers.
+            wait: Until it has joined.
+            wrapper: Words before its command line, such as `unshare`.
+        """
         numbers = [int(name.split("-")[1]) for name in self.nodes if name != "head"]
         name = f"worker-{max(numbers, default=0) + 1}"
         before = self.num_alive() if wait else 0
-        self._launch(name, [f"--address={_own_ip()}:{self._state['port']}", f"--num-cpus={cpus}"])
+        self._launch(name, [f"--address={_own_ip()}:{self._state['port']}", f"--num-cpus={cpus}"], wrapper)
         if wait:
             self.wait_for_nodes(before + 1)
         return name
@@ -114,7 +132,8 @@ class LocalCluster:
         """End a node at once, as a machine that is switched off, or with SIGTERM, as a machine that shuts down."""
         pid = self.nodes.pop(name)
         self._save()
-        _end_tree(pid, signal.SIGTERM if gently else signal.SIGKILL)
+        if self._runs(pid):
+            _end_tree(pid, signal.SIGTERM if gently else signal.SIGKILL)
 
     def stop(self) -> None:
         """End every node and remove the folder."""
@@ -142,9 +161,9 @@ class LocalCluster:
                 raise SystemExit(f"error: {', '.join(dead) or 'a node'} did not start; see {self.folder}/*.log")
             time.sleep(0.5)
 
-    def _launch(self, name: str, options: list[str]) -> None:
+    def _launch(self, name: str, options: list[str], wrapper: Sequence[str] = ()) -> None:
         state = self._state
-        env = {**os.environ, **self.environment, **dict(state["env"])}  # type: ignore[call-overload]
+        env = {**os.environ, **self.environment, **dict(state["env"])}
         env.pop("RAY_ADDRESS", None)
         # The jobs of the cluster run the `python` of this environment.
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
@@ -154,9 +173,16 @@ class LocalCluster:
         # Its fixed default would be taken by the first node, and the others' logs would be out of reach.
         command += [f"--dashboard-agent-listen-port={_free_port()}"]
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
+            process = subprocess.Popen([*wrapper, *command], stdout=log, stderr=log, env=env, start_new_session=True)
         self.nodes[name] = process.pid
         self._save()
+
+    def _runs(self, pid: int) -> bool:
+        """Tell whether a process is a node of this cluster, and not a later process with the same number."""
+        try:
+            return f"--temp-dir={self.folder}/" in Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            return False
 
     def _save(self) -> None:
         self._file.write_text(json.dumps(self._state))
@@ -241,7 +267,7 @@ def main() -> None:
         cluster.kill(options.name)
     elif options.action == "status":
         for name, pid in cluster.nodes.items():
-            print(f"{name:<12} {pid:>8}  {'running' if _alive(pid) else 'gone'}")
+            print(f"{name:<12} {pid:>8}  {'running' if cluster._runs(pid) else 'gone'}")
     else:
         cluster.stop()
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from conftest import ROOT
@@ -22,16 +22,26 @@ SUBMIT = (sys.executable, "jobs/submit.py")
 
 
 @contextlib.contextmanager
-def running_cluster(*, workers: int, cpus: int, head_cpus: int = 0, **env: str) -> Iterator[LocalCluster]:
+def running_cluster(
+    *, workers: int, cpus: int, head_cpus: int = 0, head_options: Sequence[str] = (), **env: str
+) -> Iterator[LocalCluster]:
     """Start a cluster whose nodes have the keys of the tests' bucket, as pods have them; stop it in the end."""
     cluster = LocalCluster(f"/tmp/lc-{os.getpid()}")
     keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     quick = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_metrics_collection": "0"}
+    stop = f"{sys.executable} {ROOT}/cluster/local_cluster.py stop --folder {cluster.folder}"
+    # Should this process be killed, its cluster must not stay behind.
+    watch = f"while kill -0 {os.getpid()}; do sleep 2; done; exec {stop}"
+    watcher = subprocess.Popen(["sh", "-c", watch], start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        cluster.start(workers=workers, cpus=cpus, head_cpus=head_cpus, **{**quick, **keys, **env})
+        cluster.start(
+            workers=workers, cpus=cpus, head_cpus=head_cpus, head_options=head_options, **{**quick, **keys, **env}
+        )
         yield cluster
     finally:
         cluster.stop()
+        watcher.kill()
+        watcher.wait()
 
 
 def start_client(cluster: LocalCluster, log: Path, *command: str) -> subprocess.Popen[bytes]:

@@ -1,0 +1,312 @@
+"""What happens to clusters, lived through: a head and two more nodes as processes, jobs through the job API, data in S3.
+
+Each test ends with the right output and prints how long it took from the fault until the work went on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster_tools import RAY, SUBMIT, LocalCluster, client, running_cluster, start_client, write_articles
+
+from lstm_embed import storage
+from lstm_embed.corpus.token_set import TokenSet
+
+from conftest import run_job
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
+
+PLAIN = (RAY, "job", "submit", "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml")
+STORE = "s3://bucket/cluster"
+SMALL_MODEL = ("--model.hidden-size", "32", "--model.code-size", "48", "--group-size", "32", "--groups-per-step", "2")
+PREPARE = ("--min-count", "1", "--unit-bytes", "150000")
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_server: str) -> Iterator[LocalCluster]:
+    with running_cluster(workers=2, cpus=2) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def whole(cluster: LocalCluster) -> None:
+    """Bring the cluster back to a head and two workers, as an autoscaler would."""
+    while len(cluster.nodes) < 3:
+        cluster.add(cpus=2)
+
+
+@pytest.fixture(scope="module")
+def articles(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A few MB, of which prepare makes some 20 units."""
+    return write_articles(tmp_path_factory.mktemp("corpus") / "in", files=8, articles=400, sentences=20, words=500)
+
+
+@pytest.fixture(scope="module")
+def model(cluster: LocalCluster, articles: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Everything up to a model, by plain `ray job submit`, each job with nothing but the documented options."""
+    log = tmp_path_factory.mktemp("log") / "log"
+    tokens, vectors = f"{STORE}/tokens", f"{STORE}/vectors"
+    jobs = [
+        ["--", "python", "jobs/prepare.py", "--input", articles, "--output", tokens, *PREPARE],
+        [
+            *("--entrypoint-num-cpus", "1", "--", "python", "jobs/word_vectors.py", "--tokens", tokens),
+            *("--output", vectors, "--dimension", "32", "--epochs", "1", "--workers", "1"),
+        ],
+        ["--", "python", "jobs/train.py", *training("first", steps=30)],
+    ]
+    for job in jobs:
+        client(cluster, log, *PLAIN, *job, timeout=900)
+    return f"{STORE}/runs/first/model"
+
+
+def training(run: str, *, steps: int, workers: str = "2") -> list[str]:
+    return [
+        *(
+            "--tokens",
+            f"{STORE}/tokens",
+            "--vectors",
+            f"{STORE}/vectors",
+            "--storage",
+            f"{STORE}/runs",
+            "--run-name",
+            run,
+        ),
+        *("--num-workers", workers, "--max-steps", str(steps), "--checkpoint-every", "20", "--log-steps", "5"),
+        *("--validation-sentences", "256", *SMALL_MODEL),
+    ]
+
+
+def wait_until(found: Callable[[], bool], what: str, process: subprocess.Popen[bytes] | None = None) -> float:
+    """Wait; return the seconds it took."""
+    begun = time.monotonic()
+    while not found():
+        assert process is None or process.poll() is None, f"the job ended before {what}"
+        assert time.monotonic() - begun < 900, f"waited for {what} in vain"
+        time.sleep(0.3)
+    return time.monotonic() - begun
+
+
+def num_parts(folder: str) -> int:
+    return len(storage.list_files(storage.join(folder, "parts")))
+
+
+def steps_of(run: str) -> list[int]:
+    """Return the steps in a run's metrics, in the order in which they were made."""
+    try:
+        lines = storage.read_bytes(f"{STORE}/runs/{run}/metrics.jsonl").splitlines()
+    except FileNotFoundError:
+        return []
+    return [int(row["train/step"]) for row in map(json.loads, lines) if "train/step" in row]
+
+
+def same_parts(folder: str, reference: str) -> bool:
+    """Tell whether two folders hold the same parts, byte by byte."""
+    here, there = (
+        {
+            storage.name(file.path): storage.read_bytes(file.path)
+            for file in storage.list_files(storage.join(path, "parts"))
+        }
+        for path in (folder, reference)
+    )
+    return bool(here) and here == there
+
+
+def driver_of(job: str) -> int:
+    """Return the process of a job's driver."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[1:2] == [b"jobs/train.py" if "train" in job else b"jobs/prepare.py"] and job.encode() in b" ".join(
+            words
+        ):
+            return int(entry.parent.name)
+    raise AssertionError(f"no driver of {job}")
+
+
+def say(what: str, seconds: float) -> None:
+    print(f"\n{what}: {seconds:.0f} s", flush=True)
+
+
+def test_the_whole_way_ends_with_scores(cluster: LocalCluster, articles: str, model: str, tmp_path: Path) -> None:
+    output = f"{STORE}/embeddings"
+    job = ["jobs/embed.py", "--model", model, "--input", f"{STORE}/tokens", "--output", output]
+    client(cluster, tmp_path / "log", *PLAIN, "--", "python", *job, timeout=900)
+    scores = ["jobs/evaluate.py", "--model", model, "--output", f"{STORE}/scores", "--embeddings", output]
+    quick = ["--num-queries", "50", "--bootstrap", "0", "--num-reconstructed", "50", "--tokens", f"{STORE}/tokens"]
+    options = ["--entrypoint-num-cpus", "1", "--"]
+    client(cluster, tmp_path / "log", *PLAIN, *options, "python", *scores, *quick, timeout=900)
+    assert storage.exists(f"{STORE}/scores/results.json")
+    rows = TokenSet.open(f"{STORE}/tokens").num_rows
+    assert storage.read_json(f"{output}/manifest.json")["rows"] == rows
+    again = client(cluster, tmp_path / "again", *PLAIN, "--", "python", *job)
+    assert "everything was done already" in again
+    shown = run_job("status", output).stdout
+    assert re.search(r"finished: +yes", shown)
+    assert re.search(rf"rows.done: +{rows:,}", shown)
+
+
+def test_a_stopped_training_goes_on_where_it_was(cluster: LocalCluster, model: str, tmp_path: Path) -> None:
+    command = [*SUBMIT, "--", "python", "jobs/train.py", *training("stopped", steps=400)]
+    process = start_client(cluster, tmp_path / "log", *command)
+    wait_until(lambda: bool(steps_of("stopped")) and steps_of("stopped")[-1] >= 30, "step 30", process)
+    begun = time.monotonic()
+    client(cluster, tmp_path / "stop", RAY, "job", "stop", "train-stopped-1")
+    assert process.wait(120) == 130
+    say("training stopped, with a checkpoint", time.monotonic() - begun)
+    reached = steps_of("stopped")[-1]
+    assert reached < 400
+    checkpoints = [file.path for file in storage.list_files(f"{STORE}/runs/stopped") if "/step_" in file.path]
+    last = max(int(re.search(r"/step_(\d+)/", path)[1]) for path in checkpoints)  # type: ignore[index]
+    assert last >= reached
+    assert "stopping: a checkpoint is being saved" in (tmp_path / "log").read_text()
+    text = client(cluster, tmp_path / "again", *command, timeout=1200)
+    assert f"goes on from step_{last:08d}" in text, text
+    assert "submitted train-stopped-2" in text
+    steps = steps_of("stopped")
+    assert steps[-1] == 400
+    assert steps == sorted(set(steps))  # no step was made twice
+    assert storage.exists(f"{STORE}/runs/stopped/model/manifest.json")
+
+
+def test_a_node_lost_during_prepare_costs_its_units_only(
+    cluster: LocalCluster, model: str, articles: str, tmp_path: Path
+) -> None:
+    output = f"{STORE}/tokens-node-lost"
+    command = ["python", "jobs/prepare.py", "--input", articles, "--output", output, *PREPARE]
+    process = start_client(cluster, tmp_path / "log", *SUBMIT, "--", *command)
+    wait_until(lambda: num_parts(f"{output}/staging") + num_parts(output) > 2, "the first parts", process)
+    cluster.kill("worker-1" if "worker-1" in cluster.nodes else sorted(cluster.nodes)[-1])
+    before, begun = num_parts(f"{output}/staging") + num_parts(output), time.monotonic()
+    wait_until(
+        lambda: num_parts(f"{output}/staging") + num_parts(output) > before or process.poll() is not None, "more"
+    )
+    say("prepare went on after a node was lost", time.monotonic() - begun)
+    assert process.wait(900) == 0, (tmp_path / "log").read_text()
+    say("prepare ended after that", time.monotonic() - begun)
+    assert same_parts(output, f"{STORE}/tokens")
+
+
+def test_a_node_lost_during_embed_costs_its_units_only(cluster: LocalCluster, model: str, tmp_path: Path) -> None:
+    output = f"{STORE}/embeddings-node-lost"
+    command = ["python", "jobs/embed.py", "--model", model, "--input", f"{STORE}/tokens", "--num-workers", "1:3"]
+    process = start_client(cluster, tmp_path / "log", *SUBMIT, "--", *command, "--output", output)
+    wait_until(lambda: num_parts(output) > 1, "the first parts", process)
+    cluster.kill(sorted(cluster.nodes)[-1])
+    before, begun = num_parts(output), time.monotonic()
+    wait_until(lambda: num_parts(output) > before or process.poll() is not None, "more parts")
+    say("embed went on after a node was lost", time.monotonic() - begun)
+    assert process.wait(900) == 0, (tmp_path / "log").read_text()
+    say("embed ended after that", time.monotonic() - begun)
+    run_job("embed", "--model", model, "--input", f"{STORE}/tokens", "--output", str(tmp_path / "reference"))
+    assert same_parts(output, str(tmp_path / "reference"))
+
+
+def test_a_node_lost_during_training_costs_the_steps_since_the_checkpoint(
+    cluster: LocalCluster, model: str, tmp_path: Path
+) -> None:
+    command = [*SUBMIT, "--", "python", "jobs/train.py", *training("node-lost", steps=200)]
+    process = start_client(cluster, tmp_path / "log", *command)
+    wait_until(lambda: bool(steps_of("node-lost")) and steps_of("node-lost")[-1] >= 45, "step 45", process)
+    cluster.kill(sorted(cluster.nodes)[-1])
+    reached, begun = steps_of("node-lost")[-1], time.monotonic()
+    cluster.add(cpus=2)
+    wait_until(lambda: steps_of("node-lost")[-1] > reached, "further steps", process)
+    say("training went on after a node was lost", time.monotonic() - begun)
+    assert process.wait(1200) == 0, (tmp_path / "log").read_text()
+    assert steps_of("node-lost")[-1] == 200
+
+
+@pytest.mark.parametrize("job", ["prepare", "train"])
+def test_a_lost_driver_is_started_again(
+    cluster: LocalCluster, model: str, articles: str, tmp_path: Path, job: str
+) -> None:
+    output = f"{STORE}/tokens-driver-lost"
+    if job == "train":
+        command = ["jobs/train.py", *training("driver-lost", steps=150)]
+    else:
+        command = ["jobs/prepare.py", "--input", articles, "--output", output, *PREPARE]
+
+    def progress() -> int:
+        return (
+            (steps_of("driver-lost") or [0])[-1]
+            if job == "train"
+            else num_parts(f"{output}/staging") + num_parts(output)
+        )
+
+    options = ["--backoff", "1", "--name", f"{job}-driver-lost", "--"]
+    process = start_client(cluster, tmp_path / "log", *SUBMIT, *options, "python", *command)
+    wait_until(lambda: progress() > (45 if job == "train" else 2), "progress", process)
+    os.kill(driver_of("driver-lost"), signal.SIGKILL)
+    reached, begun = progress(), time.monotonic()
+    wait_until(lambda: progress() > reached, "further progress", process)
+    say(f"{job} went on after its driver was killed", time.monotonic() - begun)
+    assert process.wait(1200) == 0, (tmp_path / "log").read_text()
+    text = (tmp_path / "log").read_text()
+    assert f"submitted {job}-driver-lost-2" in text
+    assert f"submitted {job}-driver-lost-3" not in text
+    if job == "prepare":
+        assert same_parts(output, f"{STORE}/tokens")
+    else:
+        assert steps_of("driver-lost")[-1] == 150
+
+
+def test_training_takes_a_node_that_comes(cluster: LocalCluster, model: str, tmp_path: Path) -> None:
+    for name in [name for name in cluster.nodes if name != "head"][1:]:
+        cluster.kill(name)
+    elastic = ["--cpus-per-worker", "2", *training("elastic", steps=2000, workers="1:2")]
+    process = start_client(cluster, tmp_path / "log", *SUBMIT, "--", "python", "jobs/train.py", *elastic)
+    wait_until(lambda: len(train_workers()) == 1 and bool(steps_of("elastic")), "one worker", process)
+    begun = time.monotonic()
+    cluster.add(cpus=2)
+    wait_until(lambda: len(train_workers()) == 2, "a second worker", process)
+    reached = steps_of("elastic")[-1]
+    wait_until(lambda: steps_of("elastic")[-1] > reached, "steps of two workers", process)
+    say("training went on with two workers after a node came", time.monotonic() - begun)
+    client(cluster, tmp_path / "stop", RAY, "job", "stop", "train-elastic-1")
+    assert process.wait(120) == 130
+
+
+def train_workers() -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker") and mine(entry):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def mine(process: Path) -> bool:
+    """Tell whether a process belongs to this test's cluster, whose folder is in its environment."""
+    return f"/tmp/lc-{os.getpid()}/".encode() in (process / "environ").read_bytes()
+
+
+def test_jobs_outlive_a_head_that_is_started_anew(cluster: LocalCluster, model: str, tmp_path: Path) -> None:
+    options = ["--backoff", "1", "--", "python", "jobs/train.py"]
+    process = start_client(cluster, tmp_path / "log", *SUBMIT, *options, *training("head-lost", steps=150))
+    wait_until(lambda: bool(steps_of("head-lost")) and steps_of("head-lost")[-1] >= 25, "step 25", process)
+    for name in list(cluster.nodes):  # a new head starts a new cluster, with workers of its own
+        cluster.kill(name)
+    reached, begun = steps_of("head-lost")[-1], time.monotonic()
+    cluster.start_head()
+    cluster.add(cpus=2, wait=False)
+    cluster.add(cpus=2, wait=False)
+    cluster.wait_for_nodes(3)
+    say("head and workers were started anew", time.monotonic() - begun)
+    wait_until(lambda: steps_of("head-lost")[-1] > reached, "further steps", process)
+    say("training went on after the head was lost", time.monotonic() - begun)
+    assert process.wait(1200) == 0, (tmp_path / "log").read_text()
+    text = (tmp_path / "log").read_text()
+    assert "is lost: the head of the cluster went away" in text
+    assert steps_of("head-lost")[-1] == 150

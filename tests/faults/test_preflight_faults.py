@@ -1,0 +1,104 @@
+"""The pre-flight checks on clusters that are not fit: a node with a disk of its own, a node that is yet to come."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from cluster_tools import SUBMIT, client, running_cluster
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
+
+CHECK = """
+import ray, sys
+from lstm_embed import preflight
+from lstm_embed.capacity import wait_for_resources
+class Say:
+    progress = None
+    def note(self, message): print("note:", message, flush=True)
+output, cpus = sys.argv[1], float(sys.argv[2])
+needs = preflight.Needs(output=output, bundles=({"CPU": cpus},))
+with preflight.expectation(needs) as expected:
+    ray.init(log_to_driver=False, runtime_env={"env_vars": expected.environment()})
+    try:
+        preflight.check_cluster(needs, expected, Say())
+        print("fit", flush=True)
+        @ray.remote(num_cpus=1)
+        def work():
+            preflight.check_worker()
+            return "checked itself"
+        print(ray.get(work.remote()))
+    except preflight.InputError as error:
+        print(f"unfit: {error}", flush=True)
+"""
+
+AUTOSCALER = {
+    "cluster_name": "fake",
+    "max_workers": 2,
+    "upscaling_speed": 1.0,
+    "idle_timeout_minutes": 5,
+    "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True},
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "cpu": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+    },
+    "head_node_type": "head",
+    "auth": {},
+    "docker": {},
+    "file_mounts": {},
+    "cluster_synced_files": [],
+    "file_mounts_sync_continuously": False,
+    "rsync_exclude": [],
+    "rsync_filter": [],
+    "initialization_commands": [],
+    "setup_commands": [],
+    "head_setup_commands": [],
+    "worker_setup_commands": [],
+    "head_start_ray_commands": [],
+    "worker_start_ray_commands": [],
+}
+
+
+def can_unshare(folder: Path) -> bool:
+    probe = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(folder)]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+def check(tmp_path: Path) -> list[str]:
+    script = tmp_path / "check.py"
+    script.write_text(CHECK)
+    return [*SUBMIT, "--retries", "0", "--", "python", str(script)]
+
+
+def test_a_node_with_a_disk_of_its_own_is_told(s3: str, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    if not can_unshare(shared):
+        pytest.skip("this machine allows no mounts")
+    with running_cluster(workers=1, cpus=1) as cluster:
+        text = client(cluster, tmp_path / "log", *check(tmp_path), str(shared / "out"), "1")
+        assert "fit\nchecked itself" in text
+        private = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {shared} && exec "$@"', "sh"]
+        cluster.add(cpus=1, wrapper=private)
+        text = client(cluster, tmp_path / "log2", *check(tmp_path), str(shared / "out"), "1")
+        (line,) = [line for line in text.splitlines() if line.startswith("unfit: ")]
+        assert "does not see what" in line
+        assert f"wrote to {shared}/out; use a folder that all nodes share" in line
+        begun = time.monotonic()
+        text = client(cluster, tmp_path / "log3", *check(tmp_path), f"{s3}/out", "1")
+        assert "fit\nchecked itself" in text
+        print(f"\ncheck of three nodes, with all of the job around it: {time.monotonic() - begun:.0f} s")
+
+
+def test_a_job_waits_for_the_autoscaler_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "autoscaler.json"
+    path.write_text(json.dumps(AUTOSCALER))
+    options = [f"--autoscaling-config={path}"]
+    quick = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with running_cluster(workers=0, cpus=0, head_options=options, **quick) as cluster:
+        text = client(cluster, tmp_path / "log", *check(tmp_path), str(tmp_path / "out"), "2")
+        assert "note: 2 CPUs needed, the cluster has 0 CPUs; waiting for" in text
+        assert "fit\nchecked itself" in text
