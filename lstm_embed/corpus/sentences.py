@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -157,7 +158,7 @@ class _ChunkBuilder:
         num_sentences = np.array(self._lengths, np.int32)
         article = np.repeat(np.arange(len(num_sentences), dtype=np.int32), num_sentences)
         first = np.cumsum(num_sentences, dtype=np.int32) - num_sentences
-        spans = np.array(self._spans, np.int32).reshape(-1, 2)
+        spans = np.fromiter(itertools.chain.from_iterable(self._spans), np.int32, 2 * len(article)).reshape(-1, 2)
         table = pa.table(
             {
                 "article": article,
