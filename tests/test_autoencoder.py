@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lstm_embed.errors import InputError
@@ -283,9 +284,29 @@ def test_a_vector_depends_on_its_sentence_alone(config: ModelConfig) -> None:
         torch.testing.assert_close(model.embed(*padded(SENTENCES)).detach(), together, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("output", ["joined", "code", "words"])
+def test_the_transfer_output_is_the_joined_one_and_the_largest_states() -> None:
+    model = make_model(move=0.3)
+    joined = model.embed(*padded(SENTENCES)).detach()
+    model.config = dataclasses.replace(model.config, output="transfer")
+    found = model.embed(*padded(SENTENCES)).detach()
+    assert found.shape == (len(SENTENCES), model.embedding_dimension)
+    torch.testing.assert_close(found[:, : joined.shape[1]], joined)
+    most = found[:, joined.shape[1] :]
+    pooled = dataclasses.replace(SMALL, pooling="max", skip_path=False, code_size=0, output="code")
+    other = Autoencoder(pooled, model.word_vectors, COUNTS)
+    other.load_state_dict({**other.state_dict(), **_lstms_of(model)})
+    torch.testing.assert_close(most, F.normalize(other.embed(*padded(SENTENCES)).detach(), dim=1))
+
+
+def _lstms_of(model: Autoencoder) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(("forward_", "backward_"))}
+
+
+@pytest.mark.parametrize("output", ["joined", "transfer", "code", "words"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_sentence_without_known_words_is_a_zero_vector(config: ModelConfig, output: Any) -> None:
+    if not config.lstm_path and output == "transfer":
+        output = "joined"  # there are no states to join
     model = make_model(dataclasses.replace(config, output=output), move=0.3)
     vectors = model.embed(*padded([[], [1, 1], [1, 3], [5]]))
     assert torch.equal(vectors[:2], torch.zeros(2, model.embedding_dimension))

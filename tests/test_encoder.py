@@ -27,6 +27,7 @@ CONFIGS = {
     "default": ModelConfig(hidden_size=16, code_size=24),
     "original": dataclasses.replace(original(), hidden_size=8),
     "original masked": dataclasses.replace(original(), hidden_size=8, mask_padding=True),
+    "transfer": ModelConfig(hidden_size=16, code_size=24, output="transfer"),
     "code": ModelConfig(hidden_size=16, code_size=24, output="code", pooling="max"),
 }
 
@@ -202,6 +203,22 @@ def test_the_fingerprint_follows_the_weights_and_not_the_provenance(tmp_path: Pa
     assert save_model(str(tmp_path / "a"), model, VOCABULARY, TOKENIZER) != first
     with pytest.raises(InputError, match="3 words"):
         save_model(str(tmp_path / "b"), model, Vocabulary(["<pad>", "<unk>", "one"], [0, 1, 1]), TOKENIZER)
+
+
+def test_a_model_is_loaded_with_another_output_which_is_part_of_its_fingerprint(tmp_path: Path) -> None:
+    make_encoder().save(str(tmp_path / "joined"))
+    joined = SentenceEncoder.load(str(tmp_path / "joined"))
+    transfer = SentenceEncoder.load(str(tmp_path / "joined"), output="transfer")
+    sentences = make_sentences(9)
+    assert transfer.encode(sentences).shape == (9, joined.embedding_dimension + 2 * 16)
+    assert len({joined.fingerprint, transfer.fingerprint}) == 2
+    assert SentenceEncoder.load(str(tmp_path / "joined"), output="joined").fingerprint == joined.fingerprint
+    transfer.save(str(tmp_path / "transfer"))
+    again = SentenceEncoder.load(str(tmp_path / "transfer"))
+    assert again.fingerprint == SentenceEncoder.load(str(tmp_path / "joined"), output="transfer").fingerprint
+    np.testing.assert_array_equal(again.encode(sentences), transfer.encode(sentences))
+    with pytest.raises(ValueError, match="output is 'both'; expected one of joined, transfer, code, words"):
+        SentenceEncoder.load(str(tmp_path / "joined"), output="both")
 
 
 def test_an_unfinished_or_damaged_folder_is_refused(tmp_path: Path) -> None:

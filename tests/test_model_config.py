@@ -41,6 +41,8 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         ModelConfig(decoder="none", contrast_weight=0.0)
     with pytest.raises(ValueError, match="--skip-path"):
         ModelConfig(lstm_path=False, skip_path=False)
+    with pytest.raises(ValueError, match="there are no states"):
+        ModelConfig(lstm_path=False, output="transfer")
     with pytest.raises(ValueError, match="--mask-padding"):
         ModelConfig(mask_padding=False)
     with pytest.raises(ValueError, match="--train-max-tokens 64"):

@@ -147,7 +147,9 @@ class Autoencoder(nn.Module):
     def embedding_dimension(self) -> int:
         """Dimension E of what `embed` returns."""
         word_size, code_size = self.word_vectors.shape[1], self.config.code_dimension
-        return {"joined": word_size + code_size, "code": code_size, "words": word_size}[self.config.output]
+        sizes = {"code": code_size, "words": word_size, "joined": word_size + code_size}
+        sizes["transfer"] = sizes["joined"] + 2 * self.config.hidden_size
+        return sizes[self.config.output]
 
     @property
     def device(self) -> torch.device:
@@ -194,16 +196,16 @@ class Autoencoder(nn.Module):
         sum_Rd = F.embedding_bag(position_RT, vectors_Ud, mode="sum", per_sample_weights=weights_RT)
         return sum_Rd / sentences.lengths_R.clamp_min(1)[:, None]
 
-    def _pooled_states(self, table: WordTable, sentences: Sentences) -> Tensor:
-        """Return m, shape (R, M): the states of both directions pooled."""
+    def _states(self, table: WordTable, sentences: Sentences) -> list[tuple[Tensor, Tensor]]:
+        """Return for each direction its states, shape (T, R, H), and the row of the word table behind each, (T, R)."""
+        if self.forward_lstm is None or self.backward_lstm is None:
+            return []
         position_TR, lengths_R = sentences.position_TR, sentences.lengths_R
         step_T1 = torch.arange(len(position_TR), device=lengths_R.device)[:, None]
-        inside_TR = step_T1 < lengths_R
         # The backward direction reads each sentence from its end; what is padding stays padding.
-        backward_TR = torch.where(inside_TR, lengths_R - 1 - step_T1, step_T1)
-        pooled = []
+        backward_TR = torch.where(step_T1 < lengths_R, lengths_R - 1 - step_T1, step_T1)
+        found = []
         for number, lstm in enumerate((self.forward_lstm, self.backward_lstm)):
-            assert lstm is not None
             read_TR = position_TR.gather(0, backward_TR) if number else position_TR
             states_TRH = lstm(
                 sentences.running,
@@ -211,33 +213,46 @@ class Autoencoder(nn.Module):
                 position_TR=read_TR,
                 projected_UG=table.projected[number] if table.projected else None,
             )
-            if self.config.pooling == "last":
+            found.append((states_TRH, read_TR))
+        return found
+
+    def _pooled(
+        self, pooling: str, states: list[tuple[Tensor, Tensor]], table: WordTable, sentences: Sentences
+    ) -> Tensor:
+        """Return m, shape (R, M): the states of both directions pooled."""
+        lengths_R = sentences.lengths_R
+        inside_TR = torch.arange(len(sentences.position_TR), device=lengths_R.device)[:, None] < lengths_R
+        pooled = []
+        for states_TRH, read_TR in states:
+            if pooling == "last":
                 last_R = (lengths_R - 1).clamp_min(0)
                 pooled.append(states_TRH[last_R, torch.arange(len(last_R), device=last_R.device)])
-            elif self.config.pooling == "max":
+            elif pooling == "max":
                 # States are above -1, so this is never the maximum of a sentence, and finite for an empty one.
                 pooled.append(states_TRH.masked_fill(~inside_TR[:, :, None], -1.0).amax(0))
             else:
                 weights_TR = inside_TR.to(states_TRH.dtype)
-                if self.config.pooling == "weighted":
+                if pooling == "weighted":
                     weights_TR = F.embedding(read_TR, table.weights_U[:, None]).squeeze(2).to(states_TRH.dtype)
                 sum_RH = torch.einsum("tr,trh->rh", weights_TR, states_TRH)
                 pooled.append(sum_RH.float() / lengths_R.clamp_min(1)[:, None])
         return torch.cat(pooled, dim=1).float()
 
-    def code(self, table: WordTable, sentences: Sentences) -> Tensor:
-        """Return the codes z, shape (R, D); zero, and without gradient, for a sentence without known words."""
+    def _code(self, states: list[tuple[Tensor, Tensor]], table: WordTable, sentences: Sentences) -> Tensor:
         code_RD: Tensor | None = None
-        if self.config.lstm_path:
-            code_RD = self._pooled_states(table, sentences)
+        if states:
+            code_RD = self._pooled(self.config.pooling, states, table, sentences)
             if self.from_states is not None:
                 code_RD = self.from_states(code_RD)
         if self.from_words is not None:
             words_RD = self.from_words(self._word_mean(table.vectors_Ud, table.weights_U, sentences))
             code_RD = words_RD if code_RD is None else code_RD + words_RD
         assert code_RD is not None
-        known_R1 = table.known_U[sentences.position_TR].any(0)[:, None]
-        return torch.where(known_R1, code_RD.float(), 0.0)
+        return torch.where(_known(table, sentences), code_RD.float(), 0.0)
+
+    def code(self, table: WordTable, sentences: Sentences) -> Tensor:
+        """Return the codes z, shape (R, D); zero, and without gradient, for a sentence without known words."""
+        return self._code(self._states(table, sentences), table, sentences)
 
     def encode_rows(self, table: WordTable, sentences: Sentences) -> Encoded:
         """Return word means and codes of sentences over a word table."""
@@ -246,12 +261,18 @@ class Autoencoder(nn.Module):
 
     def embed_rows(self, table: WordTable, sentences: Sentences) -> Tensor:
         """Return the embeddings of sentences over a word table, shape (R, E)."""
-        if self.config.output == "code":
+        output = self.config.output
+        if output == "code":
             return self.code(table, sentences)
-        if self.config.output == "words":
-            return self._word_mean(table.vectors_Ud, table.start_weights_U, sentences)
-        encoded = self.encode_rows(table, sentences)
-        return torch.cat([F.normalize(encoded.words_Rd, dim=1), F.normalize(encoded.code_RD, dim=1)], dim=1)
+        words_Rd = self._word_mean(table.vectors_Ud, table.start_weights_U, sentences)
+        if output == "words":
+            return words_Rd
+        states = self._states(table, sentences)
+        parts = [F.normalize(words_Rd, dim=1), F.normalize(self._code(states, table, sentences), dim=1)]
+        if output == "transfer":
+            most_RM = self._pooled("max", states, table, sentences)
+            parts.append(F.normalize(torch.where(_known(table, sentences), most_RM, 0.0), dim=1))
+        return torch.cat(parts, dim=1)
 
     def encode(
         self,
@@ -337,6 +358,11 @@ class Autoencoder(nn.Module):
                 "this model was made without a decoder (--decoder none); it cannot turn codes back into words"
             )
         return self.decoder.decode(code_RD, num_steps, self.word_vectors)
+
+
+def _known(table: WordTable, sentences: Sentences) -> Tensor:
+    """Return which sentences have a known word, shape (R, 1)."""
+    return table.known_U[sentences.position_TR].any(0)[:, None]
 
 
 def _start_weights(config: ModelConfig, counts_V: npt.NDArray[np.float64]) -> Tensor:

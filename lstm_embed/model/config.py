@@ -18,7 +18,7 @@ StartWeights = Literal["log", "sif", "uniform"]
 Decoder = Literal["repeat", "teacher", "bag", "none"]
 Reconstruction = Literal["softmax", "mse", "cosine"]
 Activation = Literal["linear", "tanh"]
-Output = Literal["joined", "code", "words"]
+Output = Literal["joined", "transfer", "code", "words"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,8 @@ class ModelConfig:
     """Use sentences of the same article as negatives too, though they may well mean the same."""
 
     output: Output = "joined"
-    """The embedding: unit word mean and unit code joined, the code alone, or the word mean alone."""
+    """The embedding: unit word mean and unit code joined; the same and the largest LSTM states ("transfer", for classifiers);
+    the code alone; or the word mean alone. A trained model can be loaded with another one."""
 
     mask_padding: bool = True
     """Leave padding out of the LSTMs and the loss. Off, sentences are padded on the left with zero vectors to
@@ -123,6 +124,8 @@ class ModelConfig:
                 raise _wrong(self, name, f"a number {bound} {low}" + (f" and below {high}" if high < math.inf else ""))
         if not self.lstm_path and not self.skip_path:
             raise _wrong(self, "lstm_path", "True without --skip-path: nothing is left to make the code from")
+        if not self.lstm_path and self.output == "transfer":
+            raise _wrong(self, "output", "joined, code or words without --lstm-path: there are no states to join")
         if self.decoder == "none" and not self.contrast_weight:
             raise _wrong(self, "decoder", "a decoder, or a --contrast-weight above 0: nothing is left to train on")
         if not self.mask_padding:

@@ -75,20 +75,23 @@ class SentenceEncoder:
         self._fast = _in_precision(self.autoencoder, PRECISIONS[self.precision])
 
     @classmethod
-    def load(cls, path: str, device: str = "cpu", precision: str = "fp32") -> SentenceEncoder:
+    def load(cls, path: str, device: str = "cpu", precision: str = "fp32", output: str = "") -> SentenceEncoder:
         """Read a model folder, local or in an object store.
 
         Args:
             path: The folder, e.g. `runs/first/model` or `s3://bucket/runs/first/model`.
             device: "cpu", "cuda" or "cuda:N".
             precision: "fp32", "bf16", "fp16" (GPU) or "auto" for what is fast on the device.
+            output: What the vectors consist of, if not what the folder says: "joined", "transfer", "code" or "words" (see
+                `ModelConfig.output`). The same weights serve all of them.
 
         Raises:
             FileNotFoundError: if there is no such folder.
             InputError: if it is unfinished, damaged or no model, or the device cannot do the precision.
+            ValueError: if there is no such output.
         """
         resolve_precision(precision, device)
-        model = load_model(path)
+        model = load_model(path, output)
         return cls(
             model.autoencoder,
             model.vocabulary,

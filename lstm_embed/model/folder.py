@@ -96,12 +96,17 @@ def save_model(
     return fingerprint
 
 
-def load_model(directory: str) -> Model:
+def load_model(directory: str, output: str = "") -> Model:
     """Read a model folder.
+
+    Args:
+        directory: Local path or object store.
+        output: Another `ModelConfig.output` than the folder's; it changes the fingerprint, as it does the vectors.
 
     Raises:
         FileNotFoundError: if there is no such folder.
         InputError: if it is unfinished, damaged, or something else.
+        ValueError: if there is no such output.
     """
     directory = storage.resolve(directory)
     # Sizes are compared here, hashes where the files are read: a remote file is fetched once.
@@ -113,13 +118,18 @@ def load_model(directory: str) -> Model:
             f"{storage.join(directory, VOCABULARY)} has fingerprint {vocabulary.fingerprint[:8]}; the model was made with "
             f"{config['vocabulary'][:8]}; copy the whole folder again"
         )
+    fingerprint: str = manifest["fingerprint"]
+    if output and output != config["model"].get("output", ModelConfig.output):
+        config["model"]["output"] = output
+        fingerprint = ledger.fingerprint({name: value for name, value in config.items() if name != "provenance"})
+    recipe = ModelConfig.from_dict(config["model"])
     tensors = safetensors.torch.load(_checked(directory, WEIGHTS, manifest))
-    autoencoder = Autoencoder.from_tensors(ModelConfig.from_dict(config["model"]), tensors)
+    autoencoder = Autoencoder.from_tensors(recipe, tensors)
     return Model(
         autoencoder=autoencoder.eval(),
         vocabulary=vocabulary,
         tokenizer=config["tokenizer"],
-        fingerprint=manifest["fingerprint"],
+        fingerprint=fingerprint,
         provenance=config["provenance"],
     )
 
