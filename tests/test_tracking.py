@@ -60,8 +60,8 @@ def test_the_metrics_of_a_run_in_an_object_store_are_there_after_each_checkpoint
 # Weights & Biases
 
 
-def make_run(folder: Path) -> Run:
-    return Run(path=str(folder), meaning={"seed": 0}, phases=(Phase(0, 100, 1, 0),), wandb_id="abcd1234")
+def make_run(folder: Path, wandb_id: str = "abcd1234") -> Run:
+    return Run(path=str(folder), meaning={"seed": 0}, phases=(Phase(0, 100, 1, 0),), wandb_id=wandb_id)
 
 
 def wandb_records(run_dir: str) -> list[dict[str, Any]]:
@@ -75,20 +75,22 @@ def wandb_records(run_dir: str) -> list[dict[str, Any]]:
     return records
 
 
-def wandb_history(run_dir: str) -> dict[int, dict[str, Any]]:
+def wandb_history(records: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """Return the last value of each metric by our own step axis."""
     history: dict[int, dict[str, Any]] = {}
-    for record in wandb_records(run_dir):
+    for record in records:
         if "history" in record:
             item = record["history"]["item"]
             history.setdefault(item[STEP], {}).update(item)
     return history
 
 
-def start(folder: Path, rows: list[Row], sure_step: int = -1, **changes: Any) -> tuple[WandbLog, list[str]]:
+def start(
+    folder: Path, rows: list[Row], sure_step: int = -1, wandb_id: str = "abcd1234", **changes: Any
+) -> tuple[WandbLog, list[str]]:
     config = make_config(folder, folder, wandb_project="project", wandb_tags=("a", "b"), **changes)
     notes: list[str] = []
-    return WandbLog(config, make_run(folder), rows=rows, sure_step=sure_step, note=notes.append), notes
+    return WandbLog(config, make_run(folder, wandb_id), rows=rows, sure_step=sure_step, note=notes.append), notes
 
 
 def test_a_resumed_run_is_one_run_whose_repeated_steps_show_their_last_value(tmp_path: Path) -> None:
@@ -102,13 +104,14 @@ def test_a_resumed_run_is_one_run_whose_repeated_steps_show_their_last_value(tmp
     for step in (3, 4):
         second.log(row(step, 2.0))
     second.finish()
-    assert {step: item["train/loss"] for step, item in wandb_history(str(tmp_path)).items()} == {1: 1, 2: 1, 3: 2, 4: 2}
-    runs = [record["run"] for record in wandb_records(str(tmp_path)) if "run" in record]
+    records = wandb_records(str(tmp_path))
+    assert {step: item["train/loss"] for step, item in wandb_history(records).items()} == {1: 1, 2: 1, 3: 2, 4: 2}
+    runs = [record["run"] for record in records if "run" in record]
     assert {run["run_id"] for run in runs} == {"abcd1234"}
     assert runs[0]["project"] == "project"
     assert runs[0]["tags"] == ["a", "b"]
     assert runs[0]["config"]["update"]["learning_rate"] == 5e-3
-    metrics = [record["metric"] for record in wandb_records(str(tmp_path)) if "metric" in record]
+    metrics = [record["metric"] for record in records if "metric" in record]
     assert any(metric.get("step_metric") == STEP for metric in metrics)
 
 
@@ -130,7 +133,7 @@ def test_steps_that_a_killed_process_had_not_written_are_sent_again(tmp_path: Pa
     log, _ = start(tmp_path, [row(n) for n in range(5)], sure_step=-1)
     log.log(row(5))
     log.finish()
-    assert sorted(wandb_history(str(tmp_path))) == list(range(6))
+    assert sorted(wandb_history(wandb_records(str(tmp_path)))) == list(range(6))
 
 
 def test_a_project_is_what_turns_it_on(tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_a_server_that_does_not_answer_leaves_the_run_offline_and_training_alone
     log.log(row(1))
     log.finish()
     assert any("wandb sync" in note for note in notes)
-    assert sorted(wandb_history(str(tmp_path))) == [1]
+    assert sorted(wandb_history(wandb_records(str(tmp_path)))) == [1]
 
 
 def test_whatever_it_raises_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +173,29 @@ def test_whatever_it_raises_training_goes_on(tmp_path: Path, monkeypatch: pytest
     assert notes[-1] == "Weights & Biases failed and is left out from here on (disk full)"
     assert len(notes) == 2
     log.finish()
+    assert len(notes) == 2
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_next_run_of_a_process_is_its_own_whatever_became_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    first, _ = start(tmp_path / "first", [])
+    first.log(row(1))
+
+    def fail(*args: Any, **more: Any) -> None:
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(first._run, "log", fail)
+    first.log(row(2))
+    if ended:
+        first.finish()
+    second, _ = start(tmp_path / "second", [], wandb_id="efgh5678")
+    second.log(row(3))
+    second.finish()
+    first.finish()
+    assert sorted(wandb_history(wandb_records(str(tmp_path / "first")))) == [1]
+    assert sorted(wandb_history(wandb_records(str(tmp_path / "second")))) == [3]
 
 
 def test_a_key_is_found_where_wandb_login_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,14 +222,15 @@ def test_sentences_are_sent_only_where_that_was_asked_for(tmp_path: Path) -> Non
         finish(RunFolder.of(config), run, worker)
         worker.wandb.log_model(RunFolder.of(config).model_dir, "small-model")
         worker.wandb.finish()
+        records = wandb_records(run.path)
         tables = list(Path(run.path, "wandb").rglob("*.table.json"))
         words = re.compile(r"\bw\d+ w\d+\b")
-        found.append((len(tables), [bool(words.search(str(record))) for record in wandb_records(run.path)]))
+        found.append((len(tables), [bool(words.search(str(record))) for record in records]))
         for table in tables:
             rows = json.loads(table.read_text())
             assert rows["columns"] == ["sentence", "reconstruction", "nearest", "cosine"]
             assert all(words.search(row[0]) and row[0] != row[2] for row in rows["data"])
-        assert any("artifact" in record for record in wandb_records(run.path))
+        assert any("artifact" in record for record in records)
     assert found[0][0] == 0
     assert not any(found[0][1])
     assert found[1][0] == 1

@@ -104,8 +104,9 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     rows, same = metrics(run_dir), metrics(planned.path)
     assert [row["train/step"] for row in rows] == list(range(1, planned.end + 1))
     assert [row["train/loss"] for row in rows] == [row["train/loss"] for row in same]
-    assert sorted(wandb_history(run_dir)) == list(range(1, planned.end + 1))
-    assert len({record["run"]["run_id"] for record in wandb_records(run_dir) if "run" in record}) == 1
+    records = wandb_records(run_dir)
+    assert sorted(wandb_history(records)) == list(range(1, planned.end + 1))
+    assert len({record["run"]["run_id"] for record in records if "run" in record}) == 1
 
     # The model is that of the best validation.
     losses = {row["train/step"]: row["val/loss"] for row in rows if "val/loss" in row}

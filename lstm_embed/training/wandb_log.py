@@ -48,6 +48,7 @@ class WandbLog:
         self._sure_step = sure_step
         self._logged: deque[tuple[float, int]] = deque()
         self._run: Any = None
+        self._failed = False
         self._dir = run.path
         if storage.is_remote(run.path):
             self._dir = os.path.join(tempfile.gettempdir(), f"lstm_embed-wandb-{run.wandb_id}")
@@ -133,7 +134,8 @@ class WandbLog:
         """End the run; a network that does not answer is not waited for long."""
         if self._run is None:
             return
-        thread = threading.Thread(target=lambda: self._call(lambda: self._run.finish()), daemon=True)
+        # Also after a failure: W&B would go on with a run that is left open as if it were the next one of this process.
+        thread = threading.Thread(target=self._attempt, args=(self._run.finish,), daemon=True)
         thread.start()
         thread.join(_FINISH_SECONDS)
         if thread.is_alive():
@@ -141,13 +143,16 @@ class WandbLog:
         self.upload()
 
     def _call(self, action: Callable[[], None]) -> None:
-        if self._run is None:
-            return
+        if self._run is not None and not self._failed:
+            self._attempt(action)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:
-            self._note(f"Weights & Biases failed and is left out from here on ({_first_line(error)})")
-            self._run = None
+            if not self._failed:
+                self._note(f"Weights & Biases failed and is left out from here on ({_first_line(error)})")
+            self._failed = True
 
 
 def _init(config: TrainingConfig, run: Run, directory: str, mode: Any) -> Any:
@@ -170,6 +175,7 @@ def _init(config: TrainingConfig, run: Run, directory: str, mode: Any) -> Any:
         name=config.run_name,
         id=run.wandb_id,
         resume="allow",
+        reinit="create_new",
         group=config.run_name,
         dir=directory,
         mode=mode,

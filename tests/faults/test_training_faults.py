@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from processes import descendants, end, kill, log_of, start_training, train_workers, wait_for
-from test_tracking import wandb_history
+from test_tracking import wandb_history, wandb_records
 from torch import Tensor
 from training_help import make_config, make_run, write_data
 
@@ -82,7 +82,7 @@ def check(config: TrainingConfig, expected: dict[str, Tensor]) -> None:
     found = final_parameters(config)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     end_step = make_run(config).end
-    assert sorted(wandb_history(RunFolder.of(config).path)) == list(range(1, end_step + 1))
+    assert sorted(wandb_history(wandb_records(RunFolder.of(config).path))) == list(range(1, end_step + 1))
 
 
 def stop_job(job: subprocess.Popen[str]) -> None:
