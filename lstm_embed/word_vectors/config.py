@@ -60,8 +60,9 @@ class WordVectorsConfig:
     vectors, new ones at random (fasttext: with their n-grams)."""
     import_from: str = ""
     """File of finished vectors to take instead of training: word2vec text or binary, GloVe text, fastText .vec or .bin,
-    compressed or not; local or s3://. Words are looked up as they are, then in the form the token rule gives them; what
-    is in no file stays zero (fastText .bin: is composed from n-grams)."""
+    compressed or not; local or s3://; or the folder of word vectors made for another token set. Words are looked up as they
+    are, then in the form the token rule gives them; what is not there stays zero (fastText .bin, and a folder made by
+    fasttext: is composed from n-grams)."""
     import_format: Format = "auto"
     """Format of `import_from`. gensim's own files are read only if `gensim` is named here: they are pickles, and a pickle
     runs the code that is in it, so name only files you trust."""

@@ -1,10 +1,11 @@
 """Word vectors made elsewhere: their file formats, and how their words meet a vocabulary.
 
-Text and word2vec binary files are read as a stream; of them only the vectors of the vocabulary's words are held.
+Only the vectors of the vocabulary's words are held; gensim's own files excepted, which only gensim can read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,13 +20,15 @@ from lstm_embed import storage
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import UNKNOWN, Vocabulary
 from lstm_embed.errors import InputError
+from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.word_vectors.fasttext_file import MAGIC, MOST_DIMENSIONS, FastTextFile, Subwords, local_file
+from lstm_embed.word_vectors.folder import KIND, State, WordVectors
 from lstm_embed.word_vectors.gensim_model import quiet_gensim
 
 FloatArray = npt.NDArray[np.float32]
 Block = tuple[list[str], Sequence[Any]]
 """Words, and for each something its vector can be made of."""
 
-_FASTTEXT_MAGIC = (793_712_314).to_bytes(4, "little")
 _BLOCK_WORDS = 5_000
 _LONGEST_WORD = 10_000
 
@@ -39,12 +42,14 @@ class Imported:
         exact: Words found as they are.
         normalized: Words found only after the token rule was applied to the file's words ("Paris" for "paris").
         composed: Words composed from character n-grams.
+        malformed: Lines of wanted words that were left out, as they are not so many numbers as the file's first vector.
     """
 
     vectors: FloatArray
     exact: int
     normalized: int
-    composed: int
+    composed: int = 0
+    malformed: int = 0
 
 
 def read_vectors(path: str, file_format: str, vocabulary: Vocabulary, profile: str) -> Imported:
@@ -61,19 +66,33 @@ def read_vectors(path: str, file_format: str, vocabulary: Vocabulary, profile: s
         InputError: if it is not in that format, or has none of the words.
     """
     path = storage.resolve(path)
+    if storage.is_dir(path):
+        return _checked(_from_folder(path, vocabulary, profile), path, vocabulary)
     storage.info(path)
     if file_format == "auto":
         file_format = detect_format(path)
     try:
-        if file_format in ("fasttext-binary", "gensim"):
-            imported = _from_gensim(path, file_format, vocabulary, profile)
+        if file_format == "gensim":
+            imported = _from_gensim(path, vocabulary, profile)
+        elif file_format == "fasttext-binary":
+            imported = _from_fasttext(path, vocabulary, profile)
         else:
             imported = _from_stream(path, file_format, vocabulary, profile)
-    except (ValueError, EOFError, UnicodeDecodeError) as error:
+    except (ValueError, EOFError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no readable {file_format} file of word vectors ({error})") from None
-    if not imported.exact + imported.normalized:
+    return _checked(imported, path, vocabulary)
+
+
+def _checked(imported: Imported, path: str, vocabulary: Vocabulary) -> Imported:
+    found = imported.exact + imported.normalized
+    if imported.malformed > found / 100:
+        raise InputError(
+            f"{path} is damaged: of the {found + imported.malformed} words that are wanted, {imported.malformed} have another "
+            f"number of values than {imported.vectors.shape[1]}, or values that are not finite numbers"
+        )
+    if not found:
         raise InputError(f"{path} has a vector for none of the {len(vocabulary) - 2} words of the vocabulary")
     return imported
 
@@ -86,7 +105,7 @@ def detect_format(path: str) -> str:
     """
     with io.BufferedReader(cast(Any, storage.open_stream(path))) as stream:
         first = stream.read(4096)
-    if first.startswith(_FASTTEXT_MAGIC):
+    if first.startswith(MAGIC):
         return "fasttext-binary"
     if first.startswith(b"\x80"):
         raise InputError(
@@ -95,7 +114,7 @@ def detect_format(path: str) -> str:
         )
     line, _, rest = first.partition(b"\n")
     if _is_header(line):
-        values = rest.partition(b"\n")[0].split(b" ")[1:4]
+        values = rest.partition(b"\n")[0].split()[1:4]
         return "text" if values and all(_is_number(value) for value in values) else "word2vec-binary"
     fields = line.split()
     if len(fields) > 2 and _is_number(fields[-1]):
@@ -128,19 +147,22 @@ def _from_stream(path: str, file_format: str, vocabulary: Vocabulary, profile: s
             count, dimension = (int(field) for field in line.split())
             blocks = _binary_blocks(stream, count, dimension)
             return _match(blocks, lambda value: np.frombuffer(value, "<f4"), dimension, vocabulary, profile)
-        headed = _is_header(line)
-        dimension = int(line.split()[1]) if headed else len(line.split()) - 1
-        lines: Iterable[bytes] = stream if headed else _with_first(line, stream)
+        count, dimension = (int(field) for field in line.split()) if _is_header(line) else (0, len(line.split()) - 1)
+        lines: Iterable[bytes] = stream if count else _with_first(line, stream)
 
-        return _match(_text_blocks(lines), _numbers, dimension, vocabulary, profile)
+        def numbers(text: bytes) -> FloatArray | None:
+            return _numbers(text, dimension)
+
+        return _match(_text_blocks(lines, count, dimension), numbers, dimension, vocabulary, profile)
 
 
-def _numbers(text: bytes) -> FloatArray:
-    """Return the numbers of a line; none if something else is among them, such as the rest of a word with a space in it."""
+def _numbers(text: bytes, dimension: int) -> FloatArray | None:
+    """Return the numbers of a line, empty if they cannot be read; None if its word goes on, having a space in it."""
+    fields = text.split()
     try:
-        return np.array(text.split(), np.float32)
+        return np.array(fields, np.float32)
     except ValueError:
-        return np.zeros(0, np.float32)
+        return None if len(fields) > dimension else np.zeros(0, np.float32)
 
 
 def _with_first(line: bytes, stream: Iterable[bytes]) -> Iterator[bytes]:
@@ -148,66 +170,108 @@ def _with_first(line: bytes, stream: Iterable[bytes]) -> Iterator[bytes]:
     yield from stream
 
 
-def _text_blocks(lines: Iterable[bytes]) -> Iterator[Block]:
+def _text_blocks(lines: Iterable[bytes], count: int, dimension: int) -> Iterator[Block]:
+    """Yield words and the text behind them.
+
+    Raises:
+        EOFError: at the end, if there were fewer than `count` lines, or the last one breaks off.
+    """
     words: list[str] = []
     values: list[bytes] = []
+    number, line = 0, b""
     for line in lines:
-        word, _, rest = line.partition(b" ")
+        number += 1
+        word, _, rest = line.replace(b"\t", b" ").partition(b" ")
         words.append(word.decode("utf-8", "replace"))
         values.append(rest)
         if len(words) == _BLOCK_WORDS:
             yield words, values
             words, values = [], []
     yield words, values
+    if number < count:
+        raise EOFError(f"it ends after {number} of {count} words")
+    if not line.endswith(b"\n") and len(line.split()) <= dimension:
+        raise EOFError(f"it ends inside a vector, after {number - 1} words")
 
 
 def _binary_blocks(stream: io.BufferedReader, count: int, dimension: int) -> Iterator[Block]:
     words: list[str] = []
     values: list[bytes] = []
-    for _ in range(count):
+    for number in range(count):
         word = bytearray()
         while (byte := stream.read(1)) != b" ":
             if not byte or len(word) > _LONGEST_WORD:
-                raise EOFError(f"it ends or makes no sense after {len(words)} words of a block; expected {count} words")
+                raise EOFError(f"it ends or makes no sense after {number} of {count} words")
             if byte != b"\n" or word:
                 word += byte
         vector = stream.read(4 * dimension)
         if len(vector) < 4 * dimension:
-            raise EOFError(f"it ends inside a vector; expected {count} words")
+            raise EOFError(f"it ends inside a vector, after {number} of {count} words")
         words.append(word.decode("utf-8", "replace"))
         values.append(vector)
         if len(words) == _BLOCK_WORDS:
             yield words, values
             words, values = [], []
     yield words, values
+    if stream.read(64).strip():
+        raise ValueError(f"it goes on after its {count} words")
 
 
-def _from_gensim(path: str, file_format: str, vocabulary: Vocabulary, profile: str) -> Imported:
-    """Read what only gensim can read; words without a vector are composed if the file has n-grams."""
-    from gensim.models import KeyedVectors
-    from gensim.models.fasttext import FastTextKeyedVectors, load_facebook_vectors
+def _in_blocks(words: list[str], values: Any) -> Iterator[Block]:
+    for start in range(0, len(words), _BLOCK_WORDS):
+        yield words[start : start + _BLOCK_WORDS], values[start : start + _BLOCK_WORDS]
 
-    with quiet_gensim(), tempfile.TemporaryDirectory() as cache:
-        local = storage.local_copy(path, cache)
-        loaded = load_facebook_vectors(local) if file_format == "fasttext-binary" else _unpickled(local, KeyedVectors)
-    words, vectors = list(loaded.index_to_key), loaded.vectors
-    blocks = (
-        (words[start : start + _BLOCK_WORDS], vectors[start : start + _BLOCK_WORDS])
-        for start in range(0, len(words), _BLOCK_WORDS)
-    )
-    found = _match(blocks, lambda value: value, vectors.shape[1], vocabulary, profile)
-    if not (isinstance(loaded, FastTextKeyedVectors) and loaded.bucket):
-        return found
+
+def _composed(found: Imported, subwords: Subwords, vocabulary: Vocabulary) -> Imported:
+    """Compose the words without a vector from n-grams."""
     missing = np.flatnonzero(~found.vectors.any(axis=1))
     missing = missing[missing > UNKNOWN]
     for word in missing:
-        found.vectors[word] = loaded.get_vector(vocabulary.words[word])
-    return Imported(
-        vectors=found.vectors,
-        exact=found.exact,
-        normalized=found.normalized,
-        composed=int(found.vectors[missing].any(1).sum()),
-    )
+        found.vectors[word] = subwords.compose(vocabulary.words[word])
+    return dataclasses.replace(found, composed=int(found.vectors[missing].any(axis=1).sum()))
+
+
+def _from_fasttext(path: str, vocabulary: Vocabulary, profile: str) -> Imported:
+    with tempfile.TemporaryDirectory() as folder:
+        file = FastTextFile(local_file(path, folder))
+        blocks = _in_blocks(file.words, range(len(file.words)))
+        found = _match(blocks, file.vector, file.vectors.shape[1], vocabulary, profile)
+        return _composed(found, file.subwords, vocabulary)
+
+
+def _from_folder(path: str, vocabulary: Vocabulary, profile: str) -> Imported:
+    """Take the vectors of a folder of this package, made for another vocabulary."""
+    earlier = WordVectors.load(path)
+    present = np.flatnonzero(earlier.vectors.any(axis=1))
+    words = [earlier.vocabulary.words[number] for number in present]
+    blocks = _in_blocks(words, earlier.vectors[present])
+    found = _match(blocks, lambda row: row, earlier.vectors.shape[1], vocabulary, profile)
+    state = State.load(path)
+    if not state or "subwords" not in state.arrays:
+        return found
+    settings = read_manifest(path, kind=KIND)["content"]["settings"]
+    subwords = Subwords(state.arrays["subwords"], settings["subword_min"], settings["subword_max"])
+    return _composed(found, subwords, vocabulary)
+
+
+def _from_gensim(path: str, vocabulary: Vocabulary, profile: str) -> Imported:
+    """Read what only gensim can read: a pickle, and the arrays that gensim may have put beside it."""
+    from gensim.models import KeyedVectors
+    from gensim.models.fasttext import FastTextKeyedVectors
+
+    with quiet_gensim(), tempfile.TemporaryDirectory() as folder:
+        local = path
+        if storage.is_remote(path):
+            for file in storage.list_files(storage.parent(path), recursive=False):
+                if file.path.startswith(path):
+                    storage.copy_file(file.path, storage.join(folder, storage.name(file.path)))
+            local = storage.join(folder, storage.name(path))
+        loaded = _unpickled(local, KeyedVectors)
+    words = list(map(str, loaded.index_to_key))
+    found = _match(_in_blocks(words, loaded.vectors), lambda value: value, loaded.vectors.shape[1], vocabulary, profile)
+    if not (isinstance(loaded, FastTextKeyedVectors) and loaded.bucket):
+        return found
+    return _composed(found, Subwords(loaded.vectors_ngrams, loaded.min_n, loaded.max_n), vocabulary)
 
 
 def _unpickled(path: str, loader: Any) -> Any:
@@ -223,14 +287,19 @@ def _unpickled(path: str, loader: Any) -> Any:
 
 
 def _match(
-    blocks: Iterable[Block], parse: Callable[[Any], FloatArray], dimension: int, vocabulary: Vocabulary, profile: str
+    blocks: Iterable[Block],
+    parse: Callable[[Any], FloatArray | None],
+    dimension: int,
+    vocabulary: Vocabulary,
+    profile: str,
 ) -> Imported:
     """Collect the vocabulary's words: as they are, else the first that the token rule turns into them."""
-    if dimension < 1:
-        raise ValueError("it has no numbers behind its words")
+    if not 1 <= dimension <= MOST_DIMENSIONS:
+        raise ValueError(f"it has {dimension} numbers behind a word; expected 1 to {MOST_DIMENSIONS}")
     vectors = np.zeros((len(vocabulary), dimension), np.float32)
     exact = np.zeros(len(vocabulary), bool)
     normalized = np.zeros(len(vocabulary), bool)
+    malformed = 0
     for words, values in blocks:
         if not words:
             continue
@@ -241,10 +310,14 @@ def _match(
             if exact[row] or (normalized[row] and not as_is):
                 continue
             vector = parse(values[number])
+            if vector is None:
+                continue
             if len(vector) == dimension and np.isfinite(vector).all():
                 vectors[row] = vector
                 exact[row], normalized[row] = as_is, not as_is
-    return Imported(vectors=vectors, exact=int(exact.sum()), normalized=int(normalized.sum()), composed=0)
+            else:
+                malformed += 1
+    return Imported(vectors=vectors, exact=int(exact.sum()), normalized=int(normalized.sum()), malformed=malformed)
 
 
 def _ids_by_rule(words: list[str], vocabulary: Vocabulary, profile: str) -> npt.NDArray[np.int32]:

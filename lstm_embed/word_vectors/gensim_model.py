@@ -15,8 +15,9 @@ import numpy.typing as npt
 from lstm_embed import storage
 from lstm_embed.corpus.vocabulary import UNKNOWN, Vocabulary
 from lstm_embed.errors import InputError
+from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.word_vectors.config import WordVectorsConfig
-from lstm_embed.word_vectors.folder import State, WordVectors
+from lstm_embed.word_vectors.folder import KIND, State, WordVectors
 
 
 class Loss:
@@ -117,6 +118,14 @@ def start_from_earlier(model: Any, config: WordVectorsConfig, vocabulary: Vocabu
         raise InputError(
             f"{path} was made by {algorithm}, and --algorithm is {config.algorithm}; continue with {algorithm}"
         )
+    if config.algorithm == "fasttext":
+        made_with = read_manifest(path, kind=KIND)["content"]["settings"]
+        for field in ("subword_min", "subword_max"):
+            if made_with[field] != getattr(config, field):
+                raise InputError(
+                    f"{path} was made with {field} {made_with[field]}, and now it is {getattr(config, field)}: its n-grams are "
+                    f"others; use the same --{field.replace('_', '-')}"
+                )
     for name, array in arrays.items():
         same_rows = name != "subwords" or len(array) == len(own[name])
         if array.shape[1] != config.dimension or not same_rows:

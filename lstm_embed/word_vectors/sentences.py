@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from lstm_embed.corpus.token_set import TokenSet, is_held_out
 from lstm_embed.corpus.vocabulary import UNKNOWN
-from lstm_embed.progress import Reporter
+from lstm_embed.progress import SILENT, Reporter
 
 STAGE = "word_vectors"
 _CHUNK_ROWS = 4_096
@@ -35,10 +35,16 @@ class Sentences:
         # Close enough: it only sets the pace at which the learning rate falls.
         self.expected_words = max(1, round(known * self._share * (1 - 1 / tokens.holdout_every)))
         self.error: Exception | None = None
+        self._epoch, self._epochs = 0, 1
+        self._report: Reporter = SILENT
 
     def begin(self, epoch: int, epochs: int, report: Reporter) -> None:
         """Set what the next iteration reports."""
         self._epoch, self._epochs, self._report = epoch, epochs, report
+
+    def first(self, number: int) -> list[list[str]]:
+        """Return the first few sentences."""
+        return list(itertools.islice(self._lists(), number))
 
     def __iter__(self) -> Iterator[list[str]]:
         try:

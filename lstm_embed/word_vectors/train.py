@@ -32,6 +32,7 @@ from lstm_embed.word_vectors.gensim_model import (
     set_arrays,
     start_from_earlier,
 )
+from lstm_embed.word_vectors.sampled_loss import NUM_SENTENCES, sampled_loss
 from lstm_embed.word_vectors.sentences import STAGE, Sentences
 
 
@@ -79,11 +80,19 @@ def _settings(config: WordVectorsConfig, tokens: TokenSet) -> dict[str, Any]:
         return {
             "vocabulary": tokens.vocabulary_fingerprint,
             "profile": tokens.tokenizer["profile"],
-            "imported": storage.digest(config.import_from),
+            "imported": _digest(storage.resolve(config.import_from)),
             "import_format": config.import_format,
         }
     earlier = WordVectors.load(config.continue_from).fingerprint if config.continue_from else None
     return {"tokens": tokens.fingerprint, "continued": earlier, **config.training_settings()}
+
+
+def _digest(path: str) -> str:
+    """Return a hash of what is imported; the n-grams of a folder of ours are there or not."""
+    if not storage.is_dir(path):
+        return storage.digest(path)
+    state = " with state" if storage.exists(storage.join(path, STATE)) else ""
+    return WordVectors.load(path).fingerprint + state
 
 
 def _summary(output: str, manifest: dict[str, Any], begin: float, already_done: bool) -> Summary:
@@ -109,6 +118,7 @@ def _import(config: WordVectorsConfig, tokens: TokenSet) -> tuple[npt.NDArray[np
         "exact": imported.exact,
         "normalized": imported.normalized,
         "composed": imported.composed,
+        "malformed": imported.malformed,
         "coverage_words": float(present.mean()),
         "coverage_tokens": float(counts[present].sum() / max(counts.sum(), 1)),
     }
@@ -130,9 +140,13 @@ def _train(
             start_from_earlier(model, config, vocabulary)
         epochs: list[dict[str, Any]] = list(state.facts["epochs"]) if state else []
         sentences = Sentences(tokens, config.max_sentences)
+        # Read before any epoch: later on, the sentences report to the console.
+        sample = sentences.first(NUM_SENTENCES) if config.algorithm == "fasttext" else []
         for epoch in range(len(epochs), config.epochs):
             sentences.begin(epoch, config.epochs, report)
             epochs.append(_train_epoch(model, loss, sentences, config, epoch))
+            if sample:
+                epochs[-1]["loss"] = sampled_loss(model, sample, config)
             facts = {"algorithm": config.algorithm, "epoch": epoch + 1, "epochs": epochs}
             State(arrays=arrays_of(model), facts=facts).save(output)
             report.note(_epoch_line(epochs[-1], config.epochs))

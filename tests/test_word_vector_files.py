@@ -1,0 +1,227 @@
+"""Files of word vectors: compressed, cut off, malformed, with n-grams, of another vocabulary."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lstm_embed import storage
+from lstm_embed.corpus.vocabulary import SPECIAL_WORDS, Vocabulary
+from lstm_embed.errors import InputError
+from lstm_embed.word_vectors import WordVectors, WordVectorsConfig, train_word_vectors
+from lstm_embed.word_vectors.fasttext_file import MAGIC, FastTextFile
+from lstm_embed.word_vectors.formats import detect_format, read_vectors
+from lstm_embed.word_vectors.gensim_model import new_model
+from lstm_embed.word_vectors.sampled_loss import sampled_loss
+from lstm_embed.word_vectors.scores import shipped_file
+from tests.synthetic import write_token_set
+
+WORDS = [f"word{n}" for n in range(60)]
+VOCABULARY = Vocabulary([*SPECIAL_WORDS, *WORDS], np.arange(62))
+NUMBERS = np.random.default_rng(0).normal(size=(60, 4)).round(4).astype(np.float32)
+
+
+def text_lines(header: bool = True) -> list[bytes]:
+    lines = [" ".join([word, *map(str, row)]).encode() for word, row in zip(WORDS, NUMBERS.tolist(), strict=True)]
+    return [b"60 4", *lines] if header else lines
+
+
+def write_lines(path: Path, lines: list[bytes], end: bytes = b"\n") -> str:
+    path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]) + lines[-1] + end)
+    return str(path)
+
+
+def make_binary() -> bytes:
+    return b"60 4\n" + b"".join(
+        word.encode() + b" " + row.tobytes() + b"\n" for word, row in zip(WORDS, NUMBERS, strict=True)
+    )
+
+
+def fasttext_bytes() -> bytes:
+    return Path(shipped_file("crime-and-punishment.bin")).read_bytes()
+
+
+def fasttext_vocabulary() -> Vocabulary:
+    return Vocabulary([*SPECIAL_WORDS, "landlady", "landlord", "x", "Москва"], [0, 1, 5, 5, 1, 1])
+
+
+def test_a_fasttext_binary_gives_gensims_vectors_compressed_or_not(tmp_path: Path) -> None:
+    from gensim.models.fasttext import load_facebook_vectors
+
+    vocabulary = fasttext_vocabulary()
+    theirs = load_facebook_vectors(shipped_file("crime-and-punishment.bin"))
+    expected = np.array([theirs.get_vector(word) for word in vocabulary.words[2:]])
+    for name, compress in (("v.bin", bytes), ("v.bin.gz", gzip.compress), ("v.bin.bz2", bz2.compress)):
+        (tmp_path / name).write_bytes(compress(fasttext_bytes()))
+        found = read_vectors(str(tmp_path / name), "auto", vocabulary, "default")
+        np.testing.assert_allclose(found.vectors[2:], expected, atol=1e-6)
+        assert (found.exact, found.composed) == (1, 3)
+
+
+def test_a_fasttext_binary_is_read_from_an_object_store(s3: str) -> None:
+    storage.write_bytes(f"{s3}/v.bin", fasttext_bytes())
+    assert read_vectors(f"{s3}/v.bin", "auto", fasttext_vocabulary(), "default").composed == 3
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.001, 0.01, 0.1, 0.5, 0.9999])
+def test_a_fasttext_binary_that_breaks_off_anywhere_is_refused(tmp_path: Path, share: float) -> None:
+    data = fasttext_bytes()
+    (tmp_path / "v.bin").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(InputError, match=r"it ends|it begins"):
+        read_vectors(str(tmp_path / "v.bin"), "fasttext-binary", fasttext_vocabulary(), "default")
+
+
+def test_a_fasttext_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    settings = struct.pack("<12id", 4, *[1] * 7, 10, 3, 6, 100, 1e-4)
+    words = struct.pack("<3i2q", 1, 1, 0, 1, -1) + b"a\0" + struct.pack("<qb", 1, 0)
+    beginning = MAGIC + struct.pack("<i", 12) + settings + words
+    for name, rest, message in (
+        ("quantized", struct.pack("<?2q", True, 11, 4), "quantized"),
+        ("wrong size", struct.pack("<?2q", False, 10**9, 4), "its vectors are 1000000000 x 4"),
+        ("wrong dimension", struct.pack("<?2q", False, 11, 5), "its vectors are 11 x 5"),
+    ):
+        (tmp_path / name).write_bytes(beginning + rest + bytes(4 * 11 * 5))
+        with pytest.raises(ValueError, match=message):
+            FastTextFile(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_word2vec_binaries_are_read_to_their_end_and_no_further(tmp_path: Path, compress: Any) -> None:
+    path = tmp_path / ("v.bin.gz" if compress is gzip.compress else "v.bin")
+    path.write_bytes(compress(make_binary()))
+    np.testing.assert_array_equal(read_vectors(str(path), "auto", VOCABULARY, "default").vectors[2:], NUMBERS)
+    for data, message in (
+        (make_binary()[:-70], "after 57 of 60"),
+        (make_binary() + b"more", "goes on after its 60 words"),
+    ):
+        path.write_bytes(compress(data))
+        with pytest.raises(InputError, match=message):
+            read_vectors(str(path), "auto", VOCABULARY, "default")
+
+
+@pytest.mark.parametrize(
+    ("lines", "end", "message"),
+    [
+        (text_lines()[:31], b"\n", "ends after 30 of 60 words"),
+        ([*text_lines(header=False)[:20], b"word20 0.5 0."], b"", "ends inside a vector, after 20 words"),
+        (
+            [line if n % 2 else line + b" 1.5" for n, line in enumerate(text_lines(header=False))],
+            b"\n",
+            "30 have another",
+        ),
+        ([b"60 5", *text_lines(header=False)], b"\n", "60 have another number of values than 5"),
+        ([line.replace(b"0.", b"0,") for line in text_lines()], b"\n", "is damaged|no readable"),
+        ([line.split(b" ")[0] + b" nan nan nan nan" for line in text_lines(header=False)], b"\n", "not finite numbers"),
+        ([b"99999999999 99999999999", b"word1 1 2"], b"\n", "99999999999 numbers behind a word"),
+        ([b"10 50"], b"\n", "after 0 of 10 words"),
+        ([b""], b"", "no known format"),
+        ([b"other 1 2 3 4"], b"\n", "none of the 60 words"),
+    ],
+    ids=["cut", "cut in a line", "half longer", "dimension", "commas", "nan", "huge", "header", "empty", "other words"],
+)
+def test_a_damaged_text_file_is_refused_with_what_is_wrong(
+    tmp_path: Path, lines: list[bytes], end: bytes, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_vectors(write_lines(tmp_path / "v.txt", lines, end), "auto", VOCABULARY, "default")
+
+
+def test_tabs_line_ends_of_windows_and_foreign_bytes_do_no_harm(tmp_path: Path) -> None:
+    lines = [line.replace(b" ", b"\t") + b"\r" for line in text_lines(header=False)]
+    path = write_lines(tmp_path / "v.txt", [b"caf\xe9\t1\t2\t3\t4\r", *lines, b"a b\t1\t2\t3\t4\r"])
+    found = read_vectors(path, "auto", VOCABULARY, "default")
+    np.testing.assert_array_equal(found.vectors[2:], NUMBERS)
+    assert (found.exact, found.malformed) == (60, 0)
+
+
+def test_a_single_bad_line_among_many_is_counted_and_left_out(tmp_path: Path) -> None:
+    words = [f"v{n}" for n in range(300)]
+    lines = [f"{word} 1 2".encode() for word in words[:-1]] + [b"v299 1 2 3"]
+    vocabulary = Vocabulary([*SPECIAL_WORDS, *words], np.arange(302))
+    found = read_vectors(write_lines(tmp_path / "v.txt", lines), "auto", vocabulary, "default")
+    assert (found.exact, found.malformed) == (299, 1)
+    assert not found.vectors[-1].any()
+
+
+def test_gensims_files_come_from_an_object_store_with_the_arrays_beside_them(tmp_path: Path, s3: str) -> None:
+    from gensim.models import KeyedVectors
+
+    made = KeyedVectors(4)
+    made.add_vectors(WORDS, NUMBERS)
+    made.save(str(tmp_path / "v.kv"), separately=["vectors"])
+    for file in tmp_path.iterdir():
+        storage.write_bytes(f"{s3}/{file.name}", file.read_bytes())
+    assert detect_error(f"{s3}/v.kv")
+    np.testing.assert_array_equal(read_vectors(f"{s3}/v.kv", "gensim", VOCABULARY, "default").vectors[2:], NUMBERS)
+
+
+def detect_error(path: str) -> str:
+    with pytest.raises(InputError, match="--import-format gensim") as caught:
+        detect_format(path)
+    return str(caught.value)
+
+
+# Folders of this package
+
+
+def make_config(tokens: str, output: Path, **changes: Any) -> WordVectorsConfig:
+    small: dict[str, Any] = {"dimension": 8, "epochs": 2, "sample": 0.0, "workers": 1, "subword_buckets": 300}
+    return WordVectorsConfig(**{"tokens": tokens, "output": str(output), **small, **changes})
+
+
+@pytest.mark.parametrize("algorithm", ["word2vec", "fasttext"])
+def test_a_folder_is_aligned_to_another_vocabulary_and_fasttext_composes_its_new_words(
+    tmp_path: Path, algorithm: str
+) -> None:
+    old = write_token_set(str(tmp_path / "old"), num_words=50, num_articles=30)
+    new = write_token_set(str(tmp_path / "new"), num_words=70, num_articles=30, seed=1)
+    train_word_vectors(make_config(old.path, tmp_path / "old-wv", algorithm=algorithm, subword_min=2))
+    config = make_config(new.path, tmp_path / "new-wv", import_from=str(tmp_path / "old-wv"))
+    train_word_vectors(config)
+    before, after = (WordVectors.load(str(tmp_path / name)) for name in ("old-wv", "new-wv"))
+    np.testing.assert_array_equal(after.vectors[:52], before.vectors)
+    report = storage.read_json(str(tmp_path / "new-wv" / "report.json"))["imported"]
+    assert (report["exact"], report["composed"]) == (50, 20 if algorithm == "fasttext" else 0)
+    assert after.vectors[52:].any() == (algorithm == "fasttext")
+    assert train_word_vectors(config).already_done
+
+
+def test_continuing_fasttext_with_other_ngrams_is_refused(tmp_path: Path) -> None:
+    tokens = write_token_set(str(tmp_path / "tokens"), num_words=50, num_articles=30)
+    train_word_vectors(make_config(tokens.path, tmp_path / "old", algorithm="fasttext"))
+    other = {"algorithm": "fasttext", "continue_from": str(tmp_path / "old"), "subword_min": 2}
+    with pytest.raises(InputError, match=r"subword_min 3, and now it is 2.*--subword-min"):
+        train_word_vectors(make_config(tokens.path, tmp_path / "new", **other))
+
+
+@pytest.mark.parametrize("architecture", ["skip-gram", "cbow"])
+def test_the_sampled_loss_agrees_with_the_one_gensim_counts(tmp_path: Path, architecture: str) -> None:
+    tokens = write_token_set(str(tmp_path / "tokens"), num_words=80, num_articles=80)
+    config = make_config(tokens.path, tmp_path / "wv", architecture=architecture, sample=0.01)  # type: ignore[arg-type]
+    model, loss = new_model(config, tokens.vocabulary)
+    sentences = [
+        [tokens.vocabulary.words[i] for i in ids if i > 1]
+        for number in range(3)
+        for ids in tokens.read_part(number, ["ids"])["ids"].to_pylist()
+    ]
+    loss.reset()
+    trained, _ = model.train(
+        sentences, total_examples=len(sentences), epochs=1, start_alpha=1e-6, end_alpha=1e-7, compute_loss=True
+    )
+    assert sampled_loss(model, sentences, config) == pytest.approx(loss.total / trained, rel=0.03)
+    assert sampled_loss(model, [["w1"]], config) is None
+
+
+def test_the_loss_of_fasttext_is_reported_and_falls(tmp_path: Path) -> None:
+    tokens = write_token_set(str(tmp_path / "tokens"), num_words=80, num_articles=80)
+    train_word_vectors(make_config(tokens.path, tmp_path / "wv", algorithm="fasttext", epochs=6, alpha=0.05))
+    epochs = storage.read_json(str(tmp_path / "wv" / "report.json"))["epochs"]
+    losses = [epoch["loss"] for epoch in epochs]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
