@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from embedding_help import (
@@ -97,6 +98,16 @@ def test_sizes_of_units_parts_batches_and_row_groups_change_no_vector(
     found = read_rows(config.output)
     assert found.drop_columns(["embedding"]).equals(expected.drop_columns(["embedding"]))
     np.testing.assert_allclose(matrix(found), matrix(expected), atol=1e-6)
+
+
+def test_a_new_part_begins_with_the_article_after_the_rows_that_were_asked_for(config: EmbedConfig) -> None:
+    embed_here(change(config, unit_bytes=1_000_000, part_rows=9))
+    parts = [pq.read_table(pa.py_buffer(data)) for data in part_bytes(config.output).values()]
+    assert len(parts) > 10
+    for part in parts:
+        last = pc.equal(part["article_id"], part["article_id"][-1])
+        assert part.num_rows - pc.sum(last).as_py() < 9
+    assert all(part.num_rows >= 9 for part in parts[:-1])
 
 
 def prepared(corpus: str, model: str, output: Path, **more: Any) -> str:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from lstm_embed import storage
 from lstm_embed.corpus.config import TextConfig
-from lstm_embed.corpus.sentences import UnitReader, part_chunks
+from lstm_embed.corpus.sentences import CHUNK_ROWS, UnitReader, part_chunks
 from lstm_embed.corpus.token_set import read_part
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.embedding.columns import carried
@@ -80,7 +80,13 @@ class ReadUnit:
         vocabulary = _vocabulary(self.vocabulary, self.vocabulary_fingerprint)
         columns = [split_column(column) for column in self.columns]
         splitter = whole_text if self.whole_texts else None
-        reader = UnitReader(unit.spans, self.text, [name for name, _ in columns], splitter=splitter)
+        reader = UnitReader(
+            unit.spans,
+            self.text,
+            [name for name, _ in columns],
+            chunk_rows=min(CHUNK_ROWS, self.part_rows),
+            splitter=splitter,
+        )
         for number, (chunk, last) in enumerate(part_chunks(reader.chunks(), self.part_rows)):
             if last:
                 self.store.write_quarantine(unit.number, reader.rejected, reader.unlisted, self.quarantine_text)

@@ -53,8 +53,9 @@ def write_vectors(
     if format.dtype == "float16":
         # Rounding to infinity would turn a large component into a NaN cosine.
         vectors = np.clip(vectors, -65504, 65504)
+    field = embedding_field(format.dtype, vectors.shape[1])
     flat = pa.array(np.ascontiguousarray(vectors, format.dtype).reshape(-1))
-    column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    column = pa.FixedSizeListArray.from_arrays(flat, type=field.type)
     about = {
         **about,
         "dimension": vectors.shape[1],
@@ -65,8 +66,14 @@ def write_vectors(
     if format.level == "article":
         about["article_vector"] = "mean of the sentence vectors"
     metadata = {_METADATA_KEY: json.dumps(about, sort_keys=True).encode()}
-    table = table.append_column("embedding", column).replace_schema_metadata(metadata)
+    table = table.append_column(field, column).replace_schema_metadata(metadata)
     store.write_table(record, table, **parquet_options(table, format.row_group_rows))
+
+
+def embedding_field(dtype: str, dimension: int) -> pa.Field:
+    """Return the column of vectors; nothing in it is null, which makes it faster to write and to read."""
+    element = pa.field("element", pa.from_numpy_dtype(dtype), nullable=False)
+    return pa.field("embedding", pa.list_(element, dimension), nullable=False)
 
 
 def parquet_options(table: pa.Table, row_group_rows: int) -> dict[str, Any]:

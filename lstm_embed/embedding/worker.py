@@ -105,21 +105,32 @@ class EmbedChunk:
         of_article: npt.NDArray[np.int64] | None = None
         if self._format.level == "article":
             rows, of_article = article_rows(rows)
-        vectors = np.zeros((rows.num_rows, self._encoder.embedding_dimension), np.float32)
-        copied = np.zeros(rows.num_rows, np.bool_)
-        if self._earlier:
-            with self._copying:
-                copied = self._earlier.copy(rows, vectors)
+        vectors, copied = self._copied(rows)
         if not copied.all():
             wanted = ~copied if of_article is None else ~copied[of_article]
-            with self._encoding:
-                self._set_threads()
-                new = self._encoder.encode_ids(ids.filter(pa.array(wanted)), batch_tokens=self._batch_tokens)
+            new = self._encoded(ids if wanted.all() else ids.filter(pa.array(wanted)))
             if of_article is not None:
                 number = np.cumsum(~copied) - 1
                 new = means(new, number[of_article[wanted]], int((~copied).sum()))
-            vectors[~copied] = unit_rows(new) if self._format.normalize else new
+            new = unit_rows(new) if self._format.normalize else new
+            if not copied.any():
+                return rows, new, 0
+            vectors[~copied] = new
         return rows, vectors, int(copied.sum())
+
+    def _copied(self, rows: pa.Table) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+        """Return earlier vectors where there are some, and for which rows."""
+        vectors = np.zeros((rows.num_rows, self._encoder.embedding_dimension), np.float32)
+        if not self._earlier:
+            return vectors, np.zeros(rows.num_rows, np.bool_)
+        with self._copying:
+            return vectors, self._earlier.copy(rows, vectors)
+
+    def _encoded(self, ids: pa.ListArray) -> Matrix:
+        """Return the vectors the model gives to lists of ids."""
+        with self._encoding:
+            self._set_threads()
+            return self._encoder.encode_ids(ids, batch_tokens=self._batch_tokens)
 
 
 def article_rows(table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
