@@ -1,6 +1,6 @@
 """Sentence embeddings of your own: train an LSTM autoencoder on your corpus with Ray, embed corpora with it.
 
-`SentenceEncoder` and `TokenSet` are imported when they are first used, so that importing the package costs nothing.
+What it names is imported when it is first used, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lstm_embed.corpus.token_set import TokenSet
+    from lstm_embed.embedding.batch import EmbedBatch
     from lstm_embed.embedding.vectors import Embeddings
     from lstm_embed.model.encoder import SentenceEncoder
+    from lstm_embed.model.module import SentenceModule
+    from lstm_embed.model.transformer import SentenceVectorizer
 
-__all__ = ["Embeddings", "SentenceEncoder", "TokenSet"]
+__all__ = ["EmbedBatch", "Embeddings", "SentenceEncoder", "SentenceModule", "SentenceVectorizer", "TokenSet"]
 
 _HOMES = {
+    "EmbedBatch": "lstm_embed.embedding.batch",
     "Embeddings": "lstm_embed.embedding.vectors",
     "SentenceEncoder": "lstm_embed.model.encoder",
+    "SentenceModule": "lstm_embed.model.module",
+    "SentenceVectorizer": "lstm_embed.model.transformer",
     "TokenSet": "lstm_embed.corpus.token_set",
 }
 
