@@ -122,7 +122,7 @@ def _take(best: _Top, query: int, scores: npt.NDArray[np.float32], rows: npt.NDA
 def _cosines(queries: Matrix, vectors: Matrix) -> npt.NDArray[np.float32]:
     """Return cosines, shape (q, n); minus infinity where query or row is zero."""
     rows = vectors.astype(np.float32, copy=False)
-    lengths = np.linalg.norm(rows, axis=1)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))  # half the time of np.linalg.norm
     scores: npt.NDArray[np.float32] = np.asarray(queries, np.float32) @ rows.T
     scores /= np.where(lengths > 0, lengths, 1.0)
     scores[:, lengths == 0] = -np.inf
