@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from synthetic import write_token_set
 
 from lstm_embed import storage
-from lstm_embed.corpus.token_set import TokenSet, neighbour_items
+from lstm_embed.corpus.token_set import PartInfo, TokenSet, neighbour_items
 from lstm_embed.errors import InputError
 from lstm_embed.model.group import Group
 from lstm_embed.training.batches import BatchPlan, owned_groups, read_buffer
@@ -317,8 +319,6 @@ def test_nothing_to_train_on_is_an_error() -> None:
 
 
 def test_an_abandoned_loader_ends_its_threads(tokens: TokenSet) -> None:
-    import threading
-
     before = threading.active_count()
     steps = make_loader(tokens, make_plan(tokens), threads=2).steps(0, 1000)
     next(steps)
@@ -359,3 +359,33 @@ def test_the_cache_never_deletes_a_part_that_is_being_read(s3: str, tmp_path: Pa
         assert all(os.path.exists(path) for path in held)
     with cache.open(parts[3:]):
         assert not any(os.path.exists(path) for path in held)
+
+
+def test_workers_that_need_the_same_parts_in_other_orders_do_not_wait_for_each_other(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = write_token_set(str(tmp_path / "tokens"), num_parts=4)
+    for file in storage.list_files(local.path):
+        storage.copy_file(file.path, storage.join(s3, file.path[len(local.path) + 1 :]))
+    parts = TokenSet.open(s3).parts
+    copy = storage.copy_file
+
+    def slowly(source: str, target: str) -> None:
+        time.sleep(0.02)  # so that all come to the second part while the others hold their first
+        copy(source, target)
+
+    monkeypatch.setattr(storage, "copy_file", slowly)
+    failures: list[str] = []
+
+    def work(order: list[PartInfo]) -> None:
+        for _ in range(10):
+            with PartCache(str(tmp_path / "cache"), 0).open(order) as paths:
+                failures.extend(path for path in paths if not os.path.exists(path))
+
+    threads = [threading.Thread(target=work, args=(parts[n:] + parts[:n],), daemon=True) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not failures

@@ -190,6 +190,11 @@ def _distinct(values: IntArray) -> IntArray:
     return values[np.concatenate([np.ones(1, np.bool_), values[1:] != values[:-1]])[: len(values)]]
 
 
+def cache_folder(directory: str) -> str:
+    """Return the local folder for copies of remote parts: the one given, or one in the system's temporary folder."""
+    return directory or os.path.join(tempfile.gettempdir(), f"lstm_embed-parts-{os.getuid()}")
+
+
 class PartCache:
     """Local copies of remote parts; local parts are read where they are.
 
@@ -199,29 +204,37 @@ class PartCache:
     """
 
     def __init__(self, directory: str, max_bytes: int) -> None:
-        self._directory = directory or os.path.join(tempfile.gettempdir(), f"lstm_embed-parts-{os.getuid()}")
+        self._directory = cache_folder(directory)
         self._max_bytes = max_bytes
 
     @contextlib.contextmanager
     def open(self, parts: Sequence[PartInfo]) -> Iterator[list[str]]:
         """Return local paths of parts, which stay there for the length of a `with` block."""
+        copies = {self._copy_of(part): part for part in parts if storage.is_remote(part.path)}
         with contextlib.ExitStack() as held:
-            yield [self._open_one(part, held) if storage.is_remote(part.path) else part.path for part in parts]
+            # All workers take locks in one order: of two that wait for each other, neither would go on.
+            for path in sorted(copies):
+                held.enter_context(self._open_one(copies[path], path))
+            yield [self._copy_of(part) if storage.is_remote(part.path) else part.path for part in parts]
 
-    def _open_one(self, part: PartInfo, held: contextlib.ExitStack) -> str:
-        os.makedirs(self._directory, exist_ok=True)
+    def _copy_of(self, part: PartInfo) -> str:
         key = hashlib.sha256(f"{part.path}\n{part.identity}".encode()).hexdigest()[:32]
-        path = os.path.join(self._directory, f"{key}.parquet")
-        # One worker fetches, the others wait for it; all keep a shared lock while they read, so nobody deletes it.
-        with _locked(f"{path}.lock", fcntl.LOCK_EX):
-            if not os.path.exists(path):
-                self._evict(storage.info(part.path).size)
-                storage.copy_file(part.path, path)
-            os.utime(path)
-        held.enter_context(_locked(f"{path}.lock", fcntl.LOCK_SH))
-        if not os.path.exists(path):
-            return self._open_one(part, held)
-        return path
+        return os.path.join(self._directory, f"{key}.parquet")
+
+    def _open_one(self, part: PartInfo, path: str) -> contextlib.ExitStack:
+        """Return the shared lock under which the copy of a part is there: while a worker reads it, nobody deletes it."""
+        os.makedirs(self._directory, exist_ok=True)
+        while True:
+            with contextlib.ExitStack() as lock:
+                lock.enter_context(_locked(f"{path}.lock", fcntl.LOCK_SH))
+                if os.path.exists(path):
+                    os.utime(path)
+                    return lock.pop_all()
+            # One worker fetches it, the others wait. It may be deleted before the lock is shared, and is fetched again.
+            with _locked(f"{path}.lock", fcntl.LOCK_EX):
+                if not os.path.exists(path):
+                    self._evict(storage.info(part.path).size)
+                    storage.copy_file(part.path, path)
 
     def _evict(self, incoming: int) -> None:
         copies = []
