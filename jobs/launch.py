@@ -24,6 +24,7 @@ from console import Console, print_summary
 
 if TYPE_CHECKING:
     from lstm_embed.ledger import Work
+    from lstm_embed.preflight import Needs
     from lstm_embed.progress import Reporter, Summary
 
 Config = TypeVar("Config")
@@ -46,10 +47,18 @@ _EMBEDDED_RAY = {
 }
 
 
+_SAMPLE_FILES = 5
+"""Input files that every node must see before a job works."""
+
+
 class UnitJob(Protocol):
     """A library job that works on the units of a ledger."""
 
     output: str
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs of the nodes, besides the files of its units."""
 
     @property
     def size_unit(self) -> tuple[str, float]:
@@ -186,37 +195,64 @@ def prepare_environment() -> bool:
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[None]:
-    """Use the cluster named by RAY_ADDRESS (set inside `ray job submit`), else a quiet Ray that ends with the job."""
+def ray_session(needs: Needs | None = None, report: Reporter | None = None) -> Iterator[None]:
+    """Use the cluster named by RAY_ADDRESS (set inside `ray job submit`), else a quiet Ray that ends with the job.
+
+    Args:
+        needs: What the job needs of the nodes, which are checked for it; None for nothing special.
+        report: Told what is waited for.
+
+    Raises:
+        InputError: if a node is not fit.
+        LstmEmbedError: if the cluster is too small and does not grow.
+    """
     cluster = prepare_environment()
     import logging
 
     import ray
     import ray.data
 
-    if cluster:
-        ray.init(log_to_driver=True, logging_level=logging.WARNING)
-    else:
-        # One more than there are: the stages that feed actors must fit beside them, also on a machine with one core.
-        with _native_stderr_held():
+    from lstm_embed import preflight
+    from lstm_embed.progress import SILENT
+
+    needs = needs or preflight.Needs()
+    with contextlib.ExitStack() as stack:
+        if cluster:
+            expected = stack.enter_context(preflight.expectation(needs))
             ray.init(
-                address="local",  # a Ray that happens to run on this machine was not asked for
-                num_cpus=(os.cpu_count() or 1) + 1,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                object_store_memory=_object_store_bytes(),
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+                runtime_env={"env_vars": expected.environment()},
             )
-    for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
+        else:
+            _start_embedded_ray()
+        stack.callback(ray.shutdown)
+        for name in ("ray.data", "ray.train"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        signal.signal(signal.SIGTERM, _terminated)
+        if cluster:
+            preflight.check_cluster(needs, expected, report or SILENT)
         yield
-    finally:
-        ray.shutdown()
+
+
+def _start_embedded_ray() -> None:
+    import logging
+
+    import ray
+
+    # One more CPU than there are: the stages that feed actors must fit beside them, also on a machine with one core.
+    with _native_stderr_held():
+        ray.init(
+            address="local",  # a Ray that happens to run on this machine was not asked for
+            num_cpus=(os.cpu_count() or 1) + 1,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            object_store_memory=_object_store_bytes(),
+        )
 
 
 @contextlib.contextmanager
@@ -263,8 +299,16 @@ def run_unit_job(make_job: Callable[[], UnitJob], *, dry_run: bool = False) -> S
     if dry_run:
         _print_plan(job, work)
         raise SystemExit(0)
-    with ray_session(), console:
-        return job.run(work, console)
+    from lstm_embed.observe import Metrics
+
+    with ray_session(_needs(job, work), console), console:
+        return job.run(work, Metrics(console, job.output))
+
+
+def _needs(job: UnitJob, work: Work) -> Needs:
+    """Add a few files of the units to what a job needs."""
+    paths = {unit.spans[0].path for unit in work.pending[:: max(1, len(work.pending) // _SAMPLE_FILES)]}
+    return dataclasses.replace(job.needs, inputs=(*job.needs.inputs, *sorted(paths)))
 
 
 def _print_plan(job: UnitJob, work: Work) -> None:

@@ -37,12 +37,14 @@ def defaults(arguments: list[str]) -> TrainingConfig:
 
 def run(config: TrainingConfig) -> Summary:
     """Train, unless the run has finished."""
-    from lstm_embed.training.trainer import finished_run, train
+    from lstm_embed.observe import Metrics
+    from lstm_embed.training.trainer import finished_run, needs, train
 
     if summary := finished_run(config):
         return summary
-    with ray_session(), Console() as console:
-        return train(config, console)
+    console = Console()
+    with ray_session(needs(config), console), console:
+        return train(config, Metrics(console, config.run_name))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Units over the cluster: Ray Data hands each unit to a task; what comes back is small.
 
 Ray Data is asked to distribute, retry and bound the work, not to remember it: what has been done is read from the parts.
+Workers check, before their first unit, that the node they run on is fit. Each unit (chunk) leaves a line in the log of the
+output folder, and where none finishes for minutes, the reporter is told why.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -18,6 +22,9 @@ import pyarrow as pa
 from lstm_embed import errors
 from lstm_embed.errors import LstmEmbedError
 from lstm_embed.ledger import PartRecord, Span, Unit
+from lstm_embed.observe import UnitLog, watched
+from lstm_embed.preflight import check_worker, host_name
+from lstm_embed.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     import ray.data
@@ -49,11 +56,13 @@ class _UnitTask:
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for text in batch["unit"]:
+            started = time.monotonic()
             try:
-                answer = json.dumps([asdict(record) for record in self._function(unit_from_json(text))])
+                check_worker()
+                answer = _finished([asdict(record) for record in self._function(unit_from_json(text))], started)
             except READABLE as error:
                 answer = _failed(error)
-            yield {"records": np.array([answer], dtype=object)}
+            yield {"answer": np.array([answer], dtype=object)}
 
 
 READABLE = (LstmEmbedError, OSError)
@@ -66,24 +75,51 @@ def _failed(error: Exception) -> str:
     return json.dumps({"failed": type(error).__name__, "arguments": plain if filename is None else [*plain, filename]})
 
 
-def _answer(text: str) -> Any:
+def _finished(value: Any, started: float) -> str:
+    """Return what a worker answers: what it made, where, and in how many seconds."""
+    return json.dumps({"value": value, "node": host_name(), "seconds": round(time.monotonic() - started, 3)})
+
+
+def _answer(text: str) -> dict[str, Any]:
     """Return what a worker answered; raise what it failed with."""
-    value = json.loads(text)
-    if isinstance(value, dict) and "failed" in value:
-        name = value["failed"]
+    answer: dict[str, Any] = json.loads(text)
+    if "failed" in answer:
+        name = answer["failed"]
         kind: type[Exception] = getattr(errors, name, getattr(builtins, name, LstmEmbedError))
-        raise kind(*value["arguments"])
-    return value
+        raise kind(*answer["arguments"])
+    return answer
+
+
+def _log(log: UnitLog | None, stage: str, records: Sequence[PartRecord], answer: dict[str, Any], **facts: int) -> None:
+    if log is not None and records:
+        rejected = sum(sum(record.stats.get("rejected", {}).values()) for record in records)
+        rows = sum(record.rows for record in records)
+        where = {"node": answer["node"], "seconds": answer["seconds"]}
+        log.add(stage=stage, unit=records[0].unit, **facts, rows=rows, rejected=rejected, **where)
+
+
+def _log_of(output: str) -> contextlib.AbstractContextManager[UnitLog | None]:
+    return UnitLog(output) if output else contextlib.nullcontext()
 
 
 def run_units(
-    units: Sequence[Unit], function: UnitFunction, *, num_cpus: float = 1.0, memory: int | None = None
+    units: Sequence[Unit],
+    function: UnitFunction,
+    *,
+    stage: str = "",
+    output: str = "",
+    report: Reporter = SILENT,
+    num_cpus: float = 1.0,
+    memory: int | None = None,
 ) -> Iterator[list[PartRecord]]:
     """Run `function` on every unit, in any order, on all CPUs of the cluster; yield each unit's part records when done.
 
     Args:
         units: The work.
         function: Runs in the workers, so it must be picklable and must not hold anything large.
+        stage: Name in the log.
+        output: Folder whose log gets a line for each unit; empty for none.
+        report: Told where nothing moves.
         num_cpus: CPUs a task takes.
         memory: Bytes a task may need, for Ray's scheduler.
 
@@ -102,8 +138,12 @@ def run_units(
             _named(function), batch_size=1, num_cpus=num_cpus, memory=memory, max_retries=_MAX_RETRIES
         )
     try:
-        for row in dataset.iter_rows():
-            yield [PartRecord(**record) for record in _answer(row["records"])]
+        with _log_of(output) as log:
+            for row in watched(dataset.iter_rows(), report, "unit"):
+                answer = _answer(row["answer"])
+                records = [PartRecord(**record) for record in answer["value"]]
+                _log(log, stage, records, answer, parts=len(records))
+                yield records
     except WorkerCrashedError as error:
         raise LstmEmbedError(
             f"a worker died {_MAX_RETRIES + 1} times over the same unit of input, perhaps for lack of memory: take smaller "
@@ -134,6 +174,9 @@ def run_chunks(
     workers: tuple[int, int],
     reader_cpus: float,
     gpu: bool,
+    stage: str = "",
+    output: str = "",
+    report: Reporter = SILENT,
 ) -> Iterator[PartRecord]:
     """Read units in tasks and work on their chunks in a pool of actors; yield the records of parts as they are committed.
 
@@ -147,6 +190,9 @@ def run_chunks(
         workers: Least and most actors.
         reader_cpus: Must differ from 1, the actors' CPUs.
         gpu: Give each actor a GPU.
+        stage: Name in the log.
+        output: Folder whose log gets a line for each chunk; empty for none.
+        report: Told where nothing moves.
     """
     if not units:
         return
@@ -158,8 +204,12 @@ def run_chunks(
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         dataset = _chunk_dataset(units, read, make_worker, workers=workers, reader_cpus=reader_cpus, gpu=gpu)
         try:
-            for row in dataset.iter_rows():
-                yield PartRecord(**_answer(row["record"]))
+            with _log_of(output) as log:
+                for row in watched(dataset.iter_rows(), report, "part"):
+                    answer = _answer(row["answer"])
+                    record = PartRecord(**answer["value"])
+                    _log(log, stage, [record], answer, part=record.part)
+                    yield record
         except RayActorError as error:
             raise LstmEmbedError(
                 f"a worker died {_MAX_RETRIES + 1} times over the same chunk, perhaps for lack of memory: take smaller parts "
@@ -206,11 +256,14 @@ def _chunk_dataset(
 def _reading(read: ChunkReader) -> Callable[[dict[str, Any]], Iterator[pa.Table]]:
     def read_unit(batch: dict[str, Any]) -> Iterator[pa.Table]:
         for text in batch["unit"]:
+            started = time.monotonic()
             try:
+                check_worker()
                 for record, table in read(unit_from_json(text)):
-                    yield pa.table({"record": [json.dumps(asdict(record))], "chunk": _as_value(table)})
+                    yield pa.table({"answer": [_finished(asdict(record), started)], "chunk": _as_value(table)})
+                    started = time.monotonic()
             except READABLE as error:
-                yield pa.table({"record": [_failed(error)], "chunk": _as_value(pa.table({}))})
+                yield pa.table({"answer": [_failed(error)], "chunk": _as_value(pa.table({}))})
 
     return read_unit
 
@@ -231,19 +284,22 @@ class _ChunkActor:
     def __init__(self, make_worker: ChunkWorker) -> None:
         self._failed = ""
         try:
+            check_worker()
             self._work = make_worker()
         except READABLE as error:
             self._failed = _failed(error)
 
     def __call__(self, batch: pa.Table) -> dict[str, Any]:
-        done = [self._answer(text.as_py(), chunk) for text, chunk in zip(batch["record"], batch["chunk"], strict=True)]
-        return {"record": np.array(done, object)}
+        done = [self._answer(text.as_py(), chunk) for text, chunk in zip(batch["answer"], batch["chunk"], strict=True)]
+        return {"answer": np.array(done, object)}
 
     def _answer(self, text: str, chunk: pa.Scalar) -> str:
+        started = time.monotonic()
         try:
-            record = PartRecord(**_answer(text))  # or what reading failed with
+            record = PartRecord(**_answer(text)["value"])  # or what reading failed with
             if self._failed:
                 return self._failed
-            return json.dumps(asdict(self._work(record, pa.ipc.open_stream(chunk.as_buffer()).read_all())))
+            made = self._work(record, pa.ipc.open_stream(chunk.as_buffer()).read_all())
+            return _finished(asdict(made), started)
         except READABLE as error:
             return _failed(error)

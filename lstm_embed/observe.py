@@ -126,26 +126,24 @@ class UnitLog:
         self.flush()
 
 
-def watched(
-    items: Iterable[Item],
-    report: Reporter,
-    what: str,
-    *,
-    seconds: float = 300.0,
-    explain: Callable[[], str] | None = None,
-) -> Iterator[Item]:
-    """Yield the items; where none comes for a while, say so and why, in intervals that double.
+@contextlib.contextmanager
+def stall_watch(
+    report: Reporter, what: str, *, seconds: float = 300.0, explain: Callable[[], str] | None = None
+) -> Iterator[Callable[[], None]]:
+    """Yield a function to call at each sign of life; where it is not called for a while, say so and why, then twice as late.
 
     Args:
-        items: What is waited for.
         report: Told.
-        what: Name of an item, such as "unit".
+        what: Is waited for, such as "unit".
         seconds: Silence before the first word.
         explain: Finds out why; looks at the Ray cluster if not given.
     """
     explain = explain or explain_stall
     state = {"last": time.monotonic(), "due": seconds}
     stop = threading.Event()
+
+    def alive() -> None:
+        state.update(last=time.monotonic(), due=seconds)
 
     def watch() -> None:
         while not stop.wait(min(seconds / 5, 10.0)):
@@ -156,17 +154,31 @@ def watched(
                     reason = explain()
                 except Exception as error:  # an explanation that fails must not look like the failure itself
                     reason = f"why could not be found out ({error})"
-                report.note(f"no {what} has finished for {silence / 60:.0f} min: {reason}")
+                if not stop.is_set():
+                    report.note(f"no {what} has finished for {silence / 60:.0f} min: {reason}")
 
     watcher = threading.Thread(target=watch, name="stall-watch", daemon=True)
     watcher.start()
     try:
-        for item in items:
-            state.update(last=time.monotonic(), due=seconds)
-            yield item
-            state["last"] = time.monotonic()  # what the caller does with an item is no silence
+        yield alive
     finally:
         stop.set()
+
+
+def watched(
+    items: Iterable[Item],
+    report: Reporter,
+    what: str,
+    *,
+    seconds: float = 300.0,
+    explain: Callable[[], str] | None = None,
+) -> Iterator[Item]:
+    """Yield the items under a `stall_watch`; what the caller does with an item is no silence."""
+    with stall_watch(report, what, seconds=seconds, explain=explain) as alive:
+        for item in items:
+            alive()
+            yield item
+            alive()
 
 
 def explain_stall() -> str:
@@ -202,8 +214,8 @@ def stall_reason(
         )
     if any(node.get(name, 0) for node in nodes for name in ("CPU", "GPU")) and describe([free]) != total:
         return (
-            f"tasks are running ({describe([free])} of {total} free): a unit can be slow, such as one large compressed "
-            f"file, or hang; see the stack traces of the dashboard{note}"
+            f"work is running ({describe([free])} of {total} free): it can be slow, such as one large compressed file, or "
+            f"hang; see the stack traces of the dashboard{note}"
         )
     return f"nothing runs and nothing waits ({total}); stop the job and run the same command again{note}"
 

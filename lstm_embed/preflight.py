@@ -99,7 +99,7 @@ class NodeFacts:
     """Inputs it cannot see, and why."""
     versions: dict[str, str]
     free: dict[str, int]
-    """Free bytes of each local folder that was asked for."""
+    """Bytes there is room for in each local folder that was asked for."""
     temporary: str
     """Folder in which Ray keeps its files on this node."""
     temporary_used: float
@@ -127,7 +127,7 @@ def faults(expected: Expectation, found: NodeFacts) -> list[str]:
     for folder, least in expected.disk:
         if found.free.get(folder, least) < least:
             lines.append(
-                f"{where} has {found.free[folder] / 1e9:,.1f} GB free in {folder}, {least / 1e9:,.1f} GB are needed; "
+                f"{where} has room for {found.free[folder] / 1e9:,.1f} GB in {folder}, {least / 1e9:,.1f} GB are needed; "
                 "make room, or name another folder or a smaller cache"
             )
     if found.temporary_used >= RAY_DISK_LIMIT:
@@ -143,11 +143,11 @@ def look(expected: Expectation) -> NodeFacts:
     temporary = _ray_folder()
     disk = shutil.disk_usage(_existing(temporary))
     return NodeFacts(
-        host=_host(),
+        host=host_name(),
         marker=_read_marker(expected) if expected.marker else "",
         unread={path: reason for path in expected.inputs if (reason := _why_unread(path))},
         versions=versions() if expected.versions else {},
-        free={folder: shutil.disk_usage(_existing(folder)).free for folder, _ in expected.disk},
+        free={folder: _room(folder) for folder, _ in expected.disk},
         temporary=temporary,
         temporary_used=1 - disk.free / disk.total,
     )
@@ -197,6 +197,14 @@ def _existing(folder: str) -> str:
     return str(next(candidate for candidate in (path, *path.parents) if candidate.exists()))
 
 
+def _room(folder: str) -> int:
+    """Return the free bytes of a folder and those its files take already: they are what the room is for."""
+    taken = 0
+    with contextlib.suppress(FileNotFoundError):  # also of a file that is deleted just now
+        taken = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+    return taken + shutil.disk_usage(_existing(folder)).free
+
+
 def _ray_folder() -> str:
     try:
         from ray._private import worker
@@ -206,8 +214,9 @@ def _ray_folder() -> str:
         return tempfile.gettempdir()
 
 
-def _host() -> str:
-    """Name the machine as the dashboard does: its address, with its name."""
+@functools.cache
+def host_name() -> str:
+    """Name this machine as the dashboard does: its address, with its name."""
     try:
         import ray
 
@@ -236,7 +245,7 @@ def expectation(needs: Needs, *, one_node: bool = False) -> Iterator[Expectation
         yield Expectation(
             marker=marker,
             token=token,
-            writer=_host(),
+            writer=host_name(),
             inputs=tuple(storage.resolve(path) for path in needs.inputs),
             disk=needs.disk,
             versions={} if one_node else versions(),

@@ -45,7 +45,7 @@ def files_of(output: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if name.startswith(("parts/", "manifest", "vocabulary"))}
 
 
-def run_here(units: Sequence[Unit], function: UnitFunction) -> Iterator[list[PartRecord]]:
+def run_here(units: Sequence[Unit], function: UnitFunction, **_: object) -> Iterator[list[PartRecord]]:
     for unit in units:
         yield list(function(unit))
 

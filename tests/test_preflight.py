@@ -66,7 +66,7 @@ def test_a_fit_node_has_no_faults() -> None:
         ({"unread": {"/data/a": "it is not there"}}, "cannot read /data/a: it is not there"),
         ({"versions": {"torch": "2.12.0", "python": "3.11"}}, "has torch 2.12.0 instead of 2.13.0; use the same image"),
         ({"versions": {"python": "3.11"}}, "has torch none instead of 2.13.0"),
-        ({"free": {"/cache": 10**9}}, "has 1.0 GB free in /cache, 10.0 GB are needed"),
+        ({"free": {"/cache": 10**9}}, "has room for 1.0 GB in /cache, 10.0 GB are needed"),
         ({"temporary_used": 0.96}, "the disk of /tmp/ray is 96 % full, and Ray stops at 95 %"),
     ],
 )
@@ -224,7 +224,7 @@ def test_a_failing_explanation_does_not_stop_the_work() -> None:
     [
         ({"CPU": 0.0}, [{"CPU": 1.0}], "work waits for 1 CPU while 0 CPUs of 8 CPUs are free: other jobs, or actors"),
         ({"CPU": 8.0}, [{"CPU": 16.0}], "work waits for 16 CPUs on one node, which no node has (cluster: 8 CPUs)"),
-        ({"CPU": 2.0}, [], "tasks are running (2 CPUs of 8 CPUs free)"),
+        ({"CPU": 2.0}, [], "work is running (2 CPUs of 8 CPUs free)"),
         ({"CPU": 8.0}, [], "nothing runs and nothing waits (8 CPUs)"),
     ],
 )
@@ -236,7 +236,7 @@ def test_the_reason_of_a_stall_is_named(free: dict[str, float], waiting: list[di
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_running_cluster_can_be_explained() -> None:
-    assert observe.explain_stall().startswith(("nothing runs", "tasks are running"))
+    assert observe.explain_stall().startswith(("nothing runs", "work is running"))
 
 
 @pytest.mark.parametrize("place", ["local", "s3"])

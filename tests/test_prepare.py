@@ -104,7 +104,7 @@ def snapshot(tmp_path: Path | str) -> dict[str, bytes]:
     output = storage.resolve(f"{tmp_path}/out")
     files = {file.path[len(output) + 1 :]: storage.read_bytes(file.path) for file in storage.list_files(output)}
     files.pop("job.json")  # holds the time
-    return {name: data for name, data in files.items() if not name.startswith("owner/")}
+    return {name: data for name, data in files.items() if not name.startswith(("owner/", "log/"))}
 
 
 def stamps(tmp_path: Path | str) -> dict[str, str]:

@@ -56,7 +56,7 @@ def test_every_nth_article_is_held_out() -> None:
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the folder of a small token set."""
-    monkeypatch.setattr(prepare, "run_units", lambda units, task: (list(task(unit)) for unit in units))
+    monkeypatch.setattr(prepare, "run_units", lambda units, task, **_: (list(task(unit)) for unit in units))
     (tmp_path / "in").write_text("".join(json.dumps({"id": n, "text": f"One {n}. Two two."}) + "\n" for n in range(9)))
     prepare.prepare(PrepareConfig(input=(f"{tmp_path}/in",), output=f"{tmp_path}/out", min_count=1, part_rows=8))
     return f"{tmp_path}/out"

@@ -16,6 +16,7 @@ from lstm_embed.errors import InputError
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Span, Unit, Work
 from lstm_embed.ledger.parts import MAX_LISTED_REJECTIONS, read_record
 from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.preflight import Needs
 from lstm_embed.progress import SILENT, Reporter, Summary
 
 KIND = "articles"
@@ -51,6 +52,11 @@ class ExtractJob:
         """Name of what units are measured in, and how many of their sizes make one of it."""
         return "MB", 1e6
 
+    @property
+    def needs(self) -> Needs:
+        """What it needs of the nodes."""
+        return Needs(output=self.output)
+
     def compare(self) -> Work:
         """Tell what is left to do."""
         path = storage.resolve(self.config.input)
@@ -85,7 +91,7 @@ class ExtractJob:
         articles = 0
         new: dict[int, list[PartRecord]] = {}
         report.progress("extract", done / 1e6, total / 1e6, "MB")
-        for records in run_units(work.pending, task):
+        for records in run_units(work.pending, task, stage="extract", output=self.output, report=report):
             number = records[-1].unit
             new[number] = [*work.records.get(number, []), *records]
             done += sizes[number]

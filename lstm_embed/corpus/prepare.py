@@ -30,6 +30,7 @@ from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Unit, Work, fingerprint
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.plan import add_counts, check_rejected
+from lstm_embed.preflight import Needs
 from lstm_embed.progress import SILENT, Reporter, Summary
 
 FORMAT = 1
@@ -86,6 +87,11 @@ class PrepareJob:
     def size_unit(self) -> tuple[str, float]:
         """Name of what units are measured in, and how many of their sizes make one of it."""
         return "MB", 1e6
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs of the nodes."""
+        return Needs(output=self.output)
 
     def _find_vocabulary(self) -> None:
         """Take the folder's vocabulary, or the one given; leave it open if words have to be counted."""
@@ -161,7 +167,7 @@ class PrepareJob:
                 self._count_words(work, report)
             self._write_vocabulary()
             work = self.ledger.remaining(work)
-            new = _run(work, self._final_task(), "prepare", report)
+            new = _run(work, self._final_task(), "prepare", self.output, report)
             owner.check()
             storage.remove_dir(self.staging.output)
             self._finish(work, new)
@@ -179,6 +185,7 @@ class PrepareJob:
             replace(work, pending=left),
             StageTask(config=self.config, store=self.staging, hashes=self.hashes),
             "read",
+            self.output,
             report,
         )
 
@@ -192,7 +199,7 @@ class PrepareJob:
         check_rejected(totals, self.config.max_bad_fraction, self.output)
         if self.hashes is not None:
             task = RecountTask(store=self.staging, hashes=self.hashes)
-            _run(replace(work, pending=work.units), task, "count words", report)
+            _run(replace(work, pending=work.units), task, "count words", self.output, report)
         stems = [record.stem for number in sorted(staged) for record in staged[number]]
         vocabulary = merge_counts(self._counts_paths(stems), self.config, report)
         if len(vocabulary) <= 2:
@@ -312,7 +319,7 @@ def _check_sample(units: Sequence[Unit], config: PrepareConfig) -> None:
         )
 
 
-def _run(work: Work, task: UnitFunction, stage: str, report: Reporter) -> Records:
+def _run(work: Work, task: UnitFunction, stage: str, output: str, report: Reporter) -> Records:
     """Run a task on the pending units with progress in stored bytes."""
     total = sum(unit.size for unit in work.units)
     sizes = {unit.number: unit.size for unit in work.pending}
@@ -320,7 +327,7 @@ def _run(work: Work, task: UnitFunction, stage: str, report: Reporter) -> Record
     new: Records = {}
     sentences = 0
     report.progress(stage, done / 1e6, total / 1e6, "MB")
-    for records in run_units(work.pending, task):
+    for records in run_units(work.pending, task, stage=stage, output=output, report=report):
         number = records[0].unit
         new[number] = records
         done += sizes[number]

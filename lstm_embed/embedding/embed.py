@@ -32,6 +32,7 @@ from lstm_embed.errors import InputError, LstmEmbedError
 from lstm_embed.ledger import Ledger, PartRecord, Span, Work
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.sealed import open_sealed, read_manifest
+from lstm_embed.preflight import Needs
 from lstm_embed.progress import SILENT, Reporter, Summary
 
 FORMAT = 1
@@ -158,6 +159,13 @@ class EmbedJob:
         """Name of what units are measured in, and how many of their sizes make one of it."""
         return ("rows", 1.0) if self.tokens else ("MB", 1e6)
 
+    @property
+    def needs(self) -> Needs:
+        """What it needs of the nodes."""
+        worker = {"CPU": 1.0, "GPU": float(self.config.gpu)}
+        least = max(1, workers_range(self.config.num_workers)[0])
+        return Needs(output=self.output, inputs=(self.model,), bundles=(*([worker] * least), {"CPU": _READER_CPUS}))
+
     def compare(self) -> Work:
         """Tell what is left to do."""
         config = self.config
@@ -238,7 +246,15 @@ class EmbedJob:
         )
         progress = _Progress(work, *self.size_unit, report)
         for record in run_chunks(
-            work.pending, read, actor, workers=workers, reader_cpus=_READER_CPUS, gpu=self.config.gpu
+            work.pending,
+            read,
+            actor,
+            workers=workers,
+            reader_cpus=_READER_CPUS,
+            gpu=self.config.gpu,
+            stage="embed",
+            output=self.output,
+            report=report,
         ):
             progress.add(record)
         self._counts = {"encoded": progress.sentences - progress.reused, "reused": progress.reused}

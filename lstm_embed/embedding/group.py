@@ -28,6 +28,7 @@ from lstm_embed.embedding.vectors import Embeddings, Matrix, read_vectors, to_ma
 from lstm_embed.errors import InputError
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Span, Unit, Work
 from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.preflight import Needs
 from lstm_embed.progress import SILENT, Reporter, Summary
 
 KIND = "groups"
@@ -79,6 +80,11 @@ class GroupJob:
         """Name of what units are measured in, and how many of their sizes make one of it."""
         return "rows", 1.0
 
+    @property
+    def needs(self) -> Needs:
+        """What it needs of the nodes."""
+        return Needs(output=self.output)
+
     def compare(self) -> Work:
         """Tell what is left to do."""
         files = [
@@ -121,7 +127,7 @@ class GroupJob:
         new: dict[int, list[PartRecord]] = {}
         total = sum(unit.size for unit in work.units)
         done = total - sum(unit.size for unit in work.pending)
-        for records in run_units(work.pending, task):
+        for records in run_units(work.pending, task, stage="assign groups", output=self.output, report=report):
             new[records[0].unit] = records
             done += sum(record.rows for record in records)
             report.progress("assign groups", done, total, "rows")

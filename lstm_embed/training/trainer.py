@@ -17,15 +17,19 @@ from types import FrameType
 from typing import Any
 
 from lstm_embed import errors, storage
+from lstm_embed.corpus.token_set import KIND as TOKEN_SET
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.errors import InputError, LstmEmbedError
 from lstm_embed.ledger.owner import Owner, owned
-from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.ledger.sealed import MANIFEST, read_manifest
+from lstm_embed.observe import Gauges, stall_watch
+from lstm_embed.preflight import Needs
 from lstm_embed.progress import SILENT, Reporter, Summary
 from lstm_embed.training import worker
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
+from lstm_embed.training.loader import cache_folder
 from lstm_embed.training.run import Run, RunFolder, plan_run
 
 _ENVIRONMENT = {
@@ -56,6 +60,23 @@ def finished_run(config: TrainingConfig) -> Summary | None:
     if facts is None or not ended or not run.is_rolled_back(config.from_checkpoint) or not _has_model(folder):
         return None
     return _summary(folder, facts, seconds=0.0, already_done=True)
+
+
+def needs(config: TrainingConfig) -> Needs:
+    """Return what a run needs of the nodes."""
+    worker = {"CPU": float(config.cpus_per_worker), "GPU": float(config.gpu)}
+    vectors = storage.resolve(config.vectors)
+    tokens = storage.resolve(config.tokens)
+    disk: tuple[tuple[str, int], ...] = ()
+    if storage.is_remote(tokens):
+        size = sum(part.get("bytes", 0) for part in read_manifest(tokens, kind=TOKEN_SET)["parts"])
+        disk = ((cache_folder(config.cache_dir), min(config.cache_bytes, size)),)
+    return Needs(
+        output=storage.resolve(config.storage),
+        inputs=tuple(storage.join(folder, MANIFEST) for folder in (tokens, vectors)),
+        bundles=(worker,) * config.workers[0],
+        disk=disk,
+    )
 
 
 def train(config: TrainingConfig, report: Reporter = SILENT) -> Summary:
@@ -213,13 +234,14 @@ def _fit(config: TrainingConfig, run: Run, owner: Owner, resumed: int, report: R
             outcome["error"] = error
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    show = _Show(link, run, report)
+    show = _Show(link, run, report, Gauges(config.run_name))
     begun, asked = time.monotonic(), False
-    with _stop_signals() as stop:
+    with _stop_signals() as stop, stall_watch(report, "step") as alive:
         thread.start()
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
-            show.poll()
+            if show.poll():
+                alive()
             if stop.is_set() and not asked:
                 asked = True
                 link.stop.remote()
@@ -266,29 +288,33 @@ class _Show:
         link: The run's `worker.RunLink`.
         run: Its length.
         report: Told of progress and notes.
+        gauges: Set to the metrics.
     """
 
-    def __init__(self, link: Any, run: Run, report: Reporter) -> None:
+    def __init__(self, link: Any, run: Run, report: Reporter, gauges: Gauges) -> None:
         self._link = link
         self._run = run
         self._report = report
+        self._gauges = gauges
         self._validation: dict[str, float] = {}
         self.begun = False
 
-    def poll(self) -> None:
-        """Report what is new."""
+    def poll(self) -> bool:
+        """Report what is new; tell whether there were new metrics."""
         import ray
 
         self.begun, row, notes = ray.get(self._link.news.remote())
         for note in notes:
             self._report.note(note)
         if row is None:
-            return
+            return False
+        self._gauges.set_row(row)
         if "val/loss" in row:
             self._validation = {"val_loss": row["val/loss"]}
         counters = {"loss": row["train/loss"], **self._validation, "epoch": row["train/epoch"]}
         counters["sentences_per_second"] = row["train/sentences_per_second"]
         self._report.progress("train", row["train/step"], self._run.end, "steps", **counters)
+        return True
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_embed import storage
 from lstm_embed.errors import LstmEmbedError, NonFiniteLoss, OutputBusy
+from lstm_embed.preflight import check_worker
 from lstm_embed.training.run import RunFolder
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def work(options: dict[str, Any]) -> dict[str, Any]:
     for name, value in ray.get(link.environment.remote()).items():
         os.environ.setdefault(name, value)
     try:
+        check_worker()
         return _train(options, RaySession(link, options["owner"]))
     except NonFiniteLoss as error:
         # All workers come to this at the same step.

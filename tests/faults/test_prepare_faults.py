@@ -48,7 +48,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_here(units: Sequence[Unit], function: UnitFunction) -> Iterator[list[PartRecord]]:
+def run_here(units: Sequence[Unit], function: UnitFunction, **_: object) -> Iterator[list[PartRecord]]:
     for unit in units:
         yield list(function(unit))
 
