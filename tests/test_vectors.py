@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from embedding_help import embed_here, make_articles, matrix, read_rows, save_model, write_articles
@@ -37,72 +41,80 @@ def expected(output: Path) -> np.ndarray:
     return matrix(read_rows(output))
 
 
-# The lines the README shows.
+README = (Path(__file__).parent.parent / "README.md").read_text()
+READERS = dict(re.findall(r"^\| ([\w ]+) \| `(.*)` \|$", README, re.MULTILINE))
 
 
-def test_numpy_and_pyarrow_read_the_matrix(output: Path, expected: np.ndarray) -> None:
+MODULES = {"np": "numpy", "pq": "pyarrow.parquet", "pd": "pandas", "pl": "polars"} | {
+    name: name for name in ("datasets", "duckdb", "lancedb", "torch")
+}
+
+
+def evaluate(line: str) -> Any:
+    """Return the value of an expression of the README."""
+    names = {name: importlib.import_module(module) for name, module in MODULES.items() if f"{name}." in line}
+    return eval(line, {"pyarrow": pa, **names})
+
+
+@pytest.fixture
+def as_in_the_readme(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "embeddings").symlink_to(output)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def test_the_readme_shows_a_line_for_every_reader() -> None:
+    assert sorted(READERS) == ["DuckDB", "Hugging Face datasets", "pandas", "polars", "pyarrow", "torch"]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_line_of_the_readme_reads_the_matrix(reader: str, expected: np.ndarray, as_in_the_readme: None) -> None:
+    vectors = evaluate(READERS[reader])
+    # These two know no half precision, or widen it.
+    widened = reader in ("DuckDB", "Hugging Face datasets")
+    assert str(vectors.dtype).removeprefix("torch.") == ("float32" if widened else str(expected.dtype))
+    assert vectors.shape == expected.shape
+    assert np.array_equal(np.asarray(vectors), expected)
+
+
+def test_the_line_of_the_readme_fills_a_vector_database(expected: np.ndarray, as_in_the_readme: None) -> None:
+    found = re.search(r"`(lancedb\.connect.*?)`", README, re.DOTALL)
+    assert found
+    table = evaluate(found[1])
+    assert table.count_rows() == len(expected)
+    query = expected[7].astype(np.float32)
+    nearest = table.search(query, vector_column_name="embedding").metric("cosine").limit(1).to_list()[0]
+    assert nearest["_distance"] == pytest.approx(0.0, abs=1e-3)
+    assert np.array_equal(np.array(nearest["embedding"], expected.dtype), expected[7])
+
+
+def test_pandas_reads_text_beside_vectors(output: Path) -> None:
+    frame = importlib.import_module("pandas").read_parquet(output / "parts")
+    assert frame["text"].str.len().min() > 0
+
+
+def test_a_flat_view_is_the_matrix_without_a_copy_of_each_row(output: Path, expected: np.ndarray) -> None:
     column = pq.read_table(output / "parts", columns=["embedding"])["embedding"].combine_chunks()
     vectors = column.flatten().to_numpy().reshape(len(column), -1)
     assert vectors.dtype == expected.dtype
     assert np.array_equal(vectors, expected)
 
 
-def test_pandas_reads_the_matrix(output: Path, expected: np.ndarray) -> None:
-    pd = pytest.importorskip("pandas")
-    frame = pd.read_parquet(output / "parts")
-    vectors = np.stack(frame["embedding"])
-    assert vectors.dtype == expected.dtype
-    assert np.array_equal(vectors, expected)
-    assert frame["text"].str.len().min() > 0
-
-
-def test_polars_reads_the_matrix(output: Path, expected: np.ndarray) -> None:
-    pl = pytest.importorskip("polars")
-    vectors = pl.read_parquet(output / "parts")["embedding"].to_numpy()
-    assert vectors.shape == expected.shape
-    assert np.array_equal(vectors, expected)
-
-
-def test_duckdb_reads_the_matrix_and_finds_the_nearest(output: Path, expected: np.ndarray) -> None:
-    duckdb = pytest.importorskip("duckdb")
-    files, d = str(output / "parts" / "*.parquet"), expected.shape[1]
-    query = f"SELECT embedding::FLOAT[{d}] AS embedding FROM read_parquet(?) ORDER BY filename, file_row_number"
-    options = query.replace("read_parquet(?)", "read_parquet(?, filename=true, file_row_number=true)")
-    vectors = np.stack(duckdb.execute(options, [files]).fetchnumpy()["embedding"])
-    assert np.array_equal(vectors.astype(expected.dtype), expected)
+def test_duckdb_finds_the_nearest(output: Path, expected: np.ndarray) -> None:
+    duckdb = importlib.import_module("duckdb")
+    d = expected.shape[1]
     # The cosine with a vector of zeros is NaN, which DuckDB sorts before all numbers.
-    nearest = duckdb.execute(
-        f"SELECT sentence, array_cosine_similarity(embedding::FLOAT[{d}], ?::FLOAT[{d}]) AS score "
-        "FROM read_parquet(?) WHERE NOT isnan(score) ORDER BY score DESC LIMIT 1",
-        [expected[7].tolist(), files],
-    ).fetchone()
-    assert nearest
-    assert nearest[1] == pytest.approx(1.0, abs=1e-3)
-
-
-def test_torch_reads_the_matrix(output: Path, expected: np.ndarray) -> None:
-    import torch
-
-    column = pq.read_table(output / "parts", columns=["embedding"])["embedding"].combine_chunks()
-    vectors = torch.from_numpy(column.flatten().to_numpy().copy()).view(len(column), -1)
-    assert str(vectors.dtype) == f"torch.{expected.dtype}"
-    assert np.array_equal(vectors.numpy(), expected)
-
-
-def test_hugging_face_datasets_read_the_matrix(output: Path, expected: np.ndarray, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    data = datasets.Dataset.from_parquet(str(output / "parts" / "*.parquet"), cache_dir=str(tmp_path))
-    vectors = data.with_format("numpy")["embedding"][:]
-    assert np.array_equal(np.asarray(vectors), expected)
-
-
-def test_lancedb_takes_the_parts_and_finds_the_nearest(output: Path, expected: np.ndarray, tmp_path: Path) -> None:
-    lancedb = pytest.importorskip("lancedb")
-    table = lancedb.connect(str(tmp_path)).create_table("sentences", pq.read_table(output / "parts"))
-    found = (
-        table.search(expected[7].astype(np.float32), vector_column_name="embedding").metric("cosine").limit(1).to_list()
+    (nearest,) = (
+        duckdb.connect()
+        .execute(
+            f"SELECT sentence, array_cosine_similarity(embedding::FLOAT[{d}], ?::FLOAT[{d}]) AS score "
+            "FROM read_parquet(?) WHERE NOT isnan(score) ORDER BY score DESC LIMIT 1",
+            [expected[7].tolist(), str(output / "parts" / "*.parquet")],
+        )
+        .fetchall()
     )
-    assert found[0]["_distance"] == pytest.approx(0.0, abs=1e-3)
+    assert nearest[1] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_this_package_reads_batches_beside_their_columns(output: Path, expected: np.ndarray) -> None:
