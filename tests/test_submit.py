@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import socket
 import sys
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +18,7 @@ import pytest
 from cluster_tools import SUBMIT, client, running_cluster, write_articles
 from command_lines import JOBS
 
+from lstm_embed import storage
 from lstm_embed.errors import OutputBusy
 
 from conftest import ROOT
@@ -82,6 +88,36 @@ def test_words_after_the_dashes_belong_to_the_job() -> None:
     assert submit.split(["--follow", "x"]) == (["--follow", "x"], [])
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def read_lines(path: str) -> list[bytes]:
+    return storage.read_bytes(path).splitlines()
+
+
+@contextlib.contextmanager
+def metrics_seen(port: int) -> Iterator[set[str]]:
+    """Ask a node for its metrics, as Prometheus does; gather the lines of this package."""
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def scrape() -> None:
+        while not stop.wait(0.3):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                seen.update(line for line in answer.read().decode().splitlines() if line.startswith("ray_lstm_embed"))
+
+    scraper = threading.Thread(target=scrape, daemon=True)
+    scraper.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        scraper.join(10)
+
+
 @pytest.mark.timeout(600)
 def test_a_job_runs_from_the_uploaded_code_and_the_same_command_finds_all_done(s3: str, tmp_path: Path) -> None:
     job = f"python jobs/prepare.py --input {write_articles(tmp_path / 'in')} --output {s3}/tokens --min-count 1"
@@ -90,8 +126,17 @@ def test_a_job_runs_from_the_uploaded_code_and_the_same_command_finds_all_done(s
     look = "import lstm_embed, os; print(lstm_embed.__file__, *map(os.environ.get, ('SECRET_OF_THE_NODE', 'OMP_NUM_THREADS')))"
     shell = f'python -c "{look}" && {job} && {job}'
     options = ["--name", "twice", "--env", "SECRET_OF_THE_NODE", "--logs", str(tmp_path / "logs")]
-    with running_cluster(workers=0, cpus=0, head_cpus=2, SECRET_OF_THE_NODE="from the node") as cluster:
-        text = client(cluster, tmp_path / "log", *SUBMIT, *options, "--", "sh", "-c", shell)
+    with running_cluster(
+        workers=0,
+        cpus=0,
+        head_cpus=2,
+        head_options=[f"--metrics-export-port={(port := free_port())}"],
+        SECRET_OF_THE_NODE="from the node",
+        RAY_enable_metrics_collection="1",
+        RAY_metrics_report_interval_ms="250",
+    ) as cluster:
+        with metrics_seen(port) as seen:
+            text = client(cluster, tmp_path / "log", *SUBMIT, *options, "--", "sh", "-c", shell)
         with pytest.raises(urllib.error.HTTPError, match="401"):  # nobody gets in without the token
             urllib.request.urlopen(f"{cluster.address}/api/jobs/", timeout=30)
     assert "submitted twice-1" in text
@@ -101,3 +146,12 @@ def test_a_job_runs_from_the_uploaded_code_and_the_same_command_finds_all_done(s
     assert text.count("everything was done already") == 1
     assert (tmp_path / "logs" / "driver.log").read_text() in text
     assert list((tmp_path / "logs").glob("*/worker-*.out"))
+    labels = next(line for line in seen if line.startswith("ray_lstm_embed_stage_done{"))
+    assert f'run="{s3}/tokens"' in labels
+    assert 'stage="' in labels
+    assert 'unit="MB"' in labels
+    units = [json.loads(line) for file in storage.list_files(f"{s3}/tokens/log") for line in read_lines(file.path)]
+    assert {line["stage"] for line in units} == {"read", "prepare"}
+    assert sum(line["rows"] for line in units if line["stage"] == "prepare") == 120
+    assert all(line["node"] and line["seconds"] >= 0 for line in units)
+    assert not storage.list_files(f"{s3}/tokens/.preflight")  # what the nodes were checked with is gone
