@@ -143,14 +143,26 @@ class LocalCluster:
 
     def num_alive(self) -> int:
         """Return how many nodes the head knows to be alive; 0 while it does not answer."""
+        return len(self.node_ids())
+
+    def drain(self, name: str, seconds: int) -> None:
+        """Announce that a node will be taken away, as drain.sh does before a pod ends."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--node-id={self.node_ids()[name]}"]
+        command += [f"--address={_own_ip()}:{self._state['port']}", f"--deadline-remaining-seconds={seconds}"]
+        command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=the node is going away"]
+        environment = {**os.environ, **self.environment}
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def node_ids(self) -> dict[str, str]:
+        """Return Ray's id of every living node, by the node's name; none while the head does not answer."""
         request = urllib.request.Request(f"{self.address}/api/v0/nodes?limit=1000&timeout=10")
         request.add_header("Authorization", f"Bearer {(self.folder / 'token').read_text()}")
         try:
             with urllib.request.urlopen(request, timeout=15) as answer:
                 result = json.load(answer)["data"]["result"]["result"]
         except (OSError, urllib.error.URLError, TypeError, KeyError):
-            return 0
-        return sum(node["state"] == "ALIVE" for node in result)
+            return {}
+        return {node["node_name"]: node["node_id"] for node in result if node["state"] == "ALIVE"}
 
     def wait_for_nodes(self, number: int) -> None:
         """Return when at least `number` nodes are alive."""
@@ -169,7 +181,12 @@ class LocalCluster:
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
         env |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": str(int(START_SECONDS))}
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
-        command += [f"--temp-dir={self.folder / name}", f"--object-store-memory={state['memory']}", "--log-color=false"]
+        command += [
+            f"--node-name={name}",
+            f"--temp-dir={self.folder / name}",
+            f"--object-store-memory={state['memory']}",
+            "--log-color=false",
+        ]
         # Its fixed default would be taken by the first node, and the others' logs would be out of reach.
         command += [f"--dashboard-agent-listen-port={_free_port()}"]
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -57,7 +57,8 @@ def wait_for_resources(
                 )
             if now - told > 30:
                 told = now
-                report.note(f"{what}; waiting for " + (f"the autoscaler: {coming}" if coming else "nodes to join"))
+                waited_for = f"waiting for the autoscaler: {coming}" if coming else "waiting for nodes to join"
+                report.note(f"{what}; {waited_for}")
             time.sleep(interval)
     finally:
         if asked:

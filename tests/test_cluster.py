@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,37 @@ def test_the_text_names_files_that_are_there() -> None:
     }
     for name in named:
         assert (CLUSTER / name.removeprefix("cluster/")).exists() or (ROOT / name).exists(), name
+
+
+def messages_of(files: Iterable[Path]) -> str:
+    """Return all strings of Python files, with … for what they fill in."""
+    found = []
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def test_messages_in_the_table_of_failures_are_those_that_are_shown() -> None:
+    import ray
+
+    text = (CLUSTER / "README.md").read_text().partition("## When something goes wrong")[2].partition("\n## ")[0]
+    first_cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    quoted = [message for cell in first_cells for message in re.findall(r"`([^`]+)`", cell)]
+    inside = Path(ray.__file__).parent
+    of_ray = ["dashboard/modules/job/job_manager.py", "train/v2/_internal/exceptions.py"]
+    of_ray += ["_private/runtime_env/packaging.py"]
+    own = [path for folder in ("lstm_embed", "jobs") for path in (ROOT / folder).rglob("*.py")]
+    shown = messages_of([*own, *(inside / name for name in of_ray)]) + "No module named 'lstm_embed'"
+    messages = [message for message in quoted if " " in message and not message.startswith("ray job")]
+    assert len(messages) > 20
+    for message in messages:
+        for piece in re.split(r"\s*…\s*|[;:] ", message):
+            assert piece in shown, f"{piece!r} of {message!r}"
 
 
 def run_drain(tmp_path: Path, *processes: str, seconds: int = 1) -> list[str]:

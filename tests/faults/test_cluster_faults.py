@@ -107,6 +107,11 @@ def steps_of(run: str) -> list[int]:
     return [int(row["train/step"]) for row in map(json.loads, lines) if "train/step" in row]
 
 
+def checkpoints_of(run: str) -> list[int]:
+    paths = [file.path for file in storage.list_files(f"{STORE}/runs/{run}")]
+    return sorted({int(match[1]) for path in paths if (match := re.search(r"/step_(\d+)/", path))})
+
+
 def same_parts(folder: str, reference: str) -> bool:
     """Tell whether two folders hold the same parts, byte by byte."""
     here, there = (
@@ -165,8 +170,7 @@ def test_a_stopped_training_goes_on_where_it_was(cluster: LocalCluster, model: s
     say("training stopped, with a checkpoint", time.monotonic() - begun)
     reached = steps_of("stopped")[-1]
     assert reached < 400
-    checkpoints = [file.path for file in storage.list_files(f"{STORE}/runs/stopped") if "/step_" in file.path]
-    last = max(int(re.search(r"/step_(\d+)/", path)[1]) for path in checkpoints)  # type: ignore[index]
+    last = checkpoints_of("stopped")[-1]
     assert last >= reached
     assert "stopping: a checkpoint is being saved" in (tmp_path / "log").read_text()
     text = client(cluster, tmp_path / "again", *command, timeout=1200)
@@ -224,6 +228,33 @@ def test_a_node_lost_during_training_costs_the_steps_since_the_checkpoint(
     say("training went on after a node was lost", time.monotonic() - begun)
     assert process.wait(1200) == 0, (tmp_path / "log").read_text()
     assert steps_of("node-lost")[-1] == 200
+
+
+def test_a_node_that_is_announced_to_go_costs_no_steps(cluster: LocalCluster, model: str, tmp_path: Path) -> None:
+    options = [*training("drained", steps=400), "--checkpoint-every", "100000"]
+    process = start_client(cluster, tmp_path / "log", *SUBMIT, "--", "python", "jobs/train.py", *options)
+    wait_until(lambda: bool(steps_of("drained")) and steps_of("drained")[-1] >= 30, "step 30", process)
+    name, begun = sorted(cluster.nodes)[-1], time.monotonic()
+    cluster.drain(name, seconds=60)
+    wait_until(lambda: bool(checkpoints_of("drained")), "a checkpoint", process)
+    say("a checkpoint was there after a node was announced to go", time.monotonic() - begun)
+    saved = checkpoints_of("drained")[-1]
+    cluster.kill(name)
+    cluster.add(cpus=2)
+    reached, begun = steps_of("drained")[-1], time.monotonic()
+    seen: list[int] = []
+
+    def gone_on() -> bool:
+        seen.append((steps_of("drained") or [0])[-1])
+        return seen[-1] > reached
+
+    wait_until(gone_on, "further steps", process)
+    say("training went on after the node had gone", time.monotonic() - begun)
+    # What is made again is first taken out of the metrics; a line is written every five steps.
+    assert min(seen) >= saved - 5
+    assert saved >= 30
+    assert process.wait(1200) == 0, (tmp_path / "log").read_text()
+    assert steps_of("drained")[-1] == 400
 
 
 @pytest.mark.parametrize("job", ["prepare", "train"])
