@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from node_loss import two_nodes
 from processes import descendants, end, kill, log_of, start_training, train_workers, wait_for
 from synthetic import make_vocabulary, write_word_vectors
 from test_tracking import wandb_history, wandb_records
@@ -127,6 +128,24 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     assert Path(run_dir, "run.json").read_bytes() == before
     with pytest.raises(FingerprintMismatch, match="learning_rate was"):
         finished_run(dataclasses.replace(config, learning_rate=0.1))
+
+
+@pytest.mark.timeout(300)
+def test_a_run_whose_node_is_lost_goes_on_with_the_same_bits(data: Path, tmp_path: Path) -> None:
+    config = make_config(data, tmp_path / "runs", num_workers="2", log_steps=1, epochs=3, checkpoint_every="3")
+    run_dir = RunFolder.of(config).path
+    with two_nodes(config, tmp_path) as nodes:
+        raylet = nodes.raylet(0)
+        wait_for(lambda: newest_step(run_dir) >= 3 or nodes.process.poll() is not None, 200, "the first checkpoint")
+        kill(raylet)
+        nodes.add_node()
+        nodes.wait(200)
+    reference = make_config(data, tmp_path / "reference", epochs=3, checkpoint_every="1000")
+    planned = make_run(reference)
+    expected = final_weights(run_workers(reference, planned, 2)[0])
+    found = checkpoint.load(storage.join(run_dir, checkpoint.name_of(planned.end))).parameters
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert [row["train/step"] for row in metrics(run_dir)] == list(range(1, planned.end + 1))
 
 
 def _kill_a_worker(run_dir: str, after: int) -> None:
