@@ -192,6 +192,21 @@ def test_a_folder_is_aligned_to_another_vocabulary_and_fasttext_composes_its_new
     assert train_word_vectors(config).already_done
 
 
+def test_what_cannot_be_used_leaves_no_folder_that_a_corrected_command_would_trip_over(tmp_path: Path) -> None:
+    tokens = write_token_set(str(tmp_path / "tokens"), num_words=50, num_articles=30)
+    train_word_vectors(make_config(tokens.path, tmp_path / "old"))
+    cut = write_lines(tmp_path / "cut.txt", [b"50 2", b"w1 1 2"])
+    for wrong in ({"import_from": cut}, {"continue_from": str(tmp_path / "old"), "dimension": 9}):
+        with pytest.raises(InputError):
+            train_word_vectors(make_config(tokens.path, tmp_path / "new", **wrong))
+        assert not (tmp_path / "new").exists()
+    with pytest.raises(FileNotFoundError, match="no file at"):
+        train_word_vectors(make_config(tokens.path, tmp_path / "new", import_from=str(tmp_path / "missing")))
+    assert (
+        train_word_vectors(make_config(tokens.path, tmp_path / "new", continue_from=str(tmp_path / "old"))).rows == 50
+    )
+
+
 def test_continuing_fasttext_with_other_ngrams_is_refused(tmp_path: Path) -> None:
     tokens = write_token_set(str(tmp_path / "tokens"), num_words=50, num_articles=30)
     train_word_vectors(make_config(tokens.path, tmp_path / "old", algorithm="fasttext"))

@@ -25,7 +25,8 @@ class WordVectorsConfig:
     output: str
     """Folder for the word vectors; local or s3://."""
     algorithm: Algorithm = "word2vec"
-    """word2vec, or fasttext, which also learns vectors of the words' character n-grams (about four times slower)."""
+    """word2vec, or fasttext, which also learns vectors of the words' character n-grams (about four times slower; its loss is
+    measured on 2000 sentences after each epoch, as gensim does not count it)."""
     architecture: Architecture = "skip-gram"
     """skip-gram, or cbow, which trains faster and makes worse sentence vectors."""
     dimension: int = 300

@@ -25,7 +25,6 @@ from lstm_embed.word_vectors.config import WordVectorsConfig
 from lstm_embed.word_vectors.folder import KIND, REPORT, STATE, VOCABULARY, State, WordVectors, aligned, write_vectors
 from lstm_embed.word_vectors.formats import Imported, read_vectors
 from lstm_embed.word_vectors.gensim_model import (
-    Loss,
     arrays_of,
     new_model,
     quiet_gensim,
@@ -55,9 +54,10 @@ def train_word_vectors(config: WordVectorsConfig, report: Reporter = SILENT) -> 
     if manifest:
         report.note(f"{output} is finished; nothing to do")
         return _summary(output, manifest, begin, already_done=True)
+    # Before the folder is claimed: what cannot be used leaves nothing behind that a corrected command would trip over.
+    work = _Import(config, tokens) if config.import_from else _Training(config, tokens, output, report)
     with making(output, kind=KIND, settings=settings, config=dataclasses.asdict(config)):
-        made = _import(config, tokens) if config.import_from else _train(config, tokens, output, report)
-        vectors, facts = made
+        vectors, facts = work.run()
         tokens.vocabulary.save(storage.join(output, VOCABULARY))
         digest = write_vectors(output, vectors)
         facts = {**facts, **scores.score(vectors, tokens.vocabulary)}
@@ -90,6 +90,7 @@ def _settings(config: WordVectorsConfig, tokens: TokenSet) -> dict[str, Any]:
 def _digest(path: str) -> str:
     """Return a hash of what is imported; the n-grams of a folder of ours are there or not."""
     if not storage.is_dir(path):
+        storage.info(path)
         return storage.digest(path)
     state = " with state" if storage.exists(storage.join(path, STATE)) else ""
     return WordVectors.load(path).fingerprint + state
@@ -108,86 +109,97 @@ def _summary(output: str, manifest: dict[str, Any], begin: float, already_done: 
     )
 
 
-def _import(config: WordVectorsConfig, tokens: TokenSet) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-    imported: Imported = read_vectors(
-        config.import_from, config.import_format, tokens.vocabulary, tokens.tokenizer["profile"]
-    )
-    counts = tokens.vocabulary.counts[UNKNOWN + 1 :]
-    present = imported.vectors[UNKNOWN + 1 :].any(axis=1)
-    facts = {
-        "exact": imported.exact,
-        "normalized": imported.normalized,
-        "composed": imported.composed,
-        "malformed": imported.malformed,
-        "coverage_words": float(present.mean()),
-        "coverage_tokens": float(counts[present].sum() / max(counts.sum(), 1)),
-    }
-    return imported.vectors, {"imported": facts}
+class _Import:
+    """Vectors that were read from a file."""
+
+    def __init__(self, config: WordVectorsConfig, tokens: TokenSet) -> None:
+        self.vocabulary = tokens.vocabulary
+        self.imported: Imported = read_vectors(
+            config.import_from, config.import_format, tokens.vocabulary, tokens.tokenizer["profile"]
+        )
+
+    def run(self) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Return the aligned vectors and the report."""
+        imported, counts = self.imported, self.vocabulary.counts[UNKNOWN + 1 :]
+        present = imported.vectors[UNKNOWN + 1 :].any(axis=1)
+        facts = {
+            "exact": imported.exact,
+            "normalized": imported.normalized,
+            "composed": imported.composed,
+            "malformed": imported.malformed,
+            "coverage_words": float(present.mean()),
+            "coverage_tokens": float(counts[present].sum() / max(counts.sum(), 1)),
+        }
+        return imported.vectors, {"imported": facts}
 
 
-def _train(
-    config: WordVectorsConfig, tokens: TokenSet, output: str, report: Reporter
-) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-    """Train the epochs that are missing, saving the state after each; return the aligned vectors and the report."""
-    vocabulary = tokens.vocabulary
-    state = State.load(output)
-    with quiet_gensim():
-        model, loss = new_model(config, vocabulary)
-        if state:
-            set_arrays(model, state.arrays)
-            report.note(f"going on after epoch {state.facts['epoch']} of {config.epochs}")
-        elif config.continue_from:
-            start_from_earlier(model, config, vocabulary)
-        epochs: list[dict[str, Any]] = list(state.facts["epochs"]) if state else []
-        sentences = Sentences(tokens, config.max_sentences)
+class _Training:
+    """A training as far as it has come: the model with the weights of the last finished epoch."""
+
+    def __init__(self, config: WordVectorsConfig, tokens: TokenSet, output: str, report: Reporter) -> None:
+        self.config, self.tokens, self.output, self.report = config, tokens, output, report
+        state = State.load(output)
+        with quiet_gensim():
+            self.model, self.loss = new_model(config, tokens.vocabulary)
+            if state:
+                set_arrays(self.model, state.arrays)
+            elif config.continue_from:
+                start_from_earlier(self.model, config, tokens.vocabulary)
+        self.epochs: list[dict[str, Any]] = list(state.facts["epochs"]) if state else []
+        self.sentences = Sentences(tokens, config.max_sentences)
         # Read before any epoch: later on, the sentences report to the console.
-        sample = sentences.first(NUM_SENTENCES) if config.algorithm == "fasttext" else []
-        for epoch in range(len(epochs), config.epochs):
-            sentences.begin(epoch, config.epochs, report)
-            epochs.append(_train_epoch(model, loss, sentences, config, epoch))
-            if sample:
-                epochs[-1]["loss"] = sampled_loss(model, sample, config)
-            facts = {"algorithm": config.algorithm, "epoch": epoch + 1, "epochs": epochs}
-            State(arrays=arrays_of(model), facts=facts).save(output)
-            report.note(_epoch_line(epochs[-1], config.epochs))
-    return aligned(model.wv.vectors), {
-        "algorithm": config.algorithm,
-        "architecture": config.architecture,
-        "epochs": epochs,
-    }
+        self.sample = self.sentences.first(NUM_SENTENCES) if config.algorithm == "fasttext" else []
 
+    def run(self) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Train the epochs that are missing, saving the state after each; return the aligned vectors and the report."""
+        config = self.config
+        if self.epochs:
+            self.report.note(f"going on after epoch {len(self.epochs)} of {config.epochs}")
+        for epoch in range(len(self.epochs), config.epochs):
+            self.sentences.begin(epoch, config.epochs, self.report)
+            with quiet_gensim():
+                self.epochs.append(self._train_epoch(epoch))
+            facts = {"algorithm": config.algorithm, "epoch": epoch + 1, "epochs": self.epochs}
+            State(arrays=arrays_of(self.model), facts=facts).save(self.output)
+            self.report.note(_epoch_line(self.epochs[-1], config.epochs))
+        report = {"algorithm": config.algorithm, "architecture": config.architecture, "epochs": self.epochs}
+        return aligned(self.model.wv.vectors), report
 
-def _train_epoch(model: Any, loss: Loss, sentences: Sentences, config: WordVectorsConfig, epoch: int) -> dict[str, Any]:
-    """Train one epoch and describe it. Everything drawn at random depends on seed and epoch alone."""
+    def _train_epoch(self, epoch: int) -> dict[str, Any]:
+        """Train one epoch and describe it. Everything drawn at random depends on seed and epoch alone."""
+        config, model = self.config, self.model
 
-    def rate(finished_epochs: int) -> float:
-        return config.alpha - (config.alpha - config.min_alpha) * finished_epochs / config.epochs
+        def rate(finished_epochs: int) -> float:
+            return config.alpha - (config.alpha - config.min_alpha) * finished_epochs / config.epochs
 
-    begin = time.monotonic()
-    loss.reset()
-    model.random = np.random.RandomState([config.seed, epoch])
-    model.min_alpha_yet_reached = rate(epoch)
-    trained, read = model.train(
-        corpus_iterable=sentences,
-        total_words=sentences.expected_words,
-        epochs=1,
-        start_alpha=rate(epoch),
-        end_alpha=rate(epoch + 1),
-        compute_loss=True,
-    )
-    if sentences.error:
-        raise sentences.error
-    if not trained:
-        raise InputError(f"{config.tokens} has no sentence with two known words in it; there is nothing to train on")
-    seconds = time.monotonic() - begin
-    return {
-        "epoch": epoch + 1,
-        "loss": loss.total / trained if loss.total else None,
-        "words": read,
-        "trained_words": trained,
-        "seconds": round(seconds, 2),
-        "words_per_second": round(read / max(seconds, 1e-9)),
-    }
+        begin = time.monotonic()
+        self.loss.reset()
+        model.random = np.random.RandomState([config.seed, epoch])
+        model.min_alpha_yet_reached = rate(epoch)
+        trained, read = model.train(
+            corpus_iterable=self.sentences,
+            total_words=self.sentences.expected_words,
+            epochs=1,
+            start_alpha=rate(epoch),
+            end_alpha=rate(epoch + 1),
+            compute_loss=True,
+        )
+        if self.sentences.error:
+            raise self.sentences.error
+        if not trained:
+            raise InputError(
+                f"{config.tokens} has no sentence with two known words in it; there is nothing to train on"
+            )
+        seconds = time.monotonic() - begin
+        loss = self.loss.total / trained if self.loss.total else None
+        return {
+            "epoch": epoch + 1,
+            "loss": sampled_loss(model, self.sample, config) if self.sample else loss,
+            "words": read,
+            "trained_words": trained,
+            "seconds": round(seconds, 2),
+            "words_per_second": round(read / max(seconds, 1e-9)),
+        }
 
 
 def _epoch_line(epoch: dict[str, Any], epochs: int) -> str:
