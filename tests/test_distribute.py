@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import errno
+import functools
+import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
 from ray import cloudpickle
 
+from lstm_embed import distribute, storage
 from lstm_embed.distribute import run_chunks, run_units
 from lstm_embed.errors import InputError, LstmEmbedError
 from lstm_embed.ledger import PartRecord, Span, Unit
+from lstm_embed.observe import watched
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -113,3 +119,36 @@ def test_chunks_reach_their_actors_whole_and_failures_of_each_stage_are_told(ray
         run(unreadable, chunk_worker)
     with pytest.raises(LstmEmbedError, match=r"^this machine cannot do bf16$"):
         run(read, no_worker)
+
+
+def test_silence_is_told_while_units_are_worked_on(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Notes:
+        notes: ClassVar[list[str]] = []
+
+        def progress(self, *_: object, **__: object) -> None:
+            pass
+
+        def note(self, message: str) -> None:
+            self.notes.append(message)
+
+    def slow(unit: Unit) -> Iterator[PartRecord]:
+        time.sleep(3)
+        yield record(unit)
+
+    monkeypatch.setattr(distribute, "watched", functools.partial(watched, seconds=0.5))
+    assert len(list(run_units(UNITS[:1], slow, report=Notes()))) == 1
+    assert any(note.startswith("no unit has finished for 0 min: ") for note in Notes.notes)
+    assert not any("could not be found out" in note for note in Notes.notes)
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_every_unit_leaves_a_line_in_the_log_of_the_folder(
+    ray_cluster: None, place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    output = str(tmp_path) if place == "local" else request.getfixturevalue("s3")
+    assert len(list(run_units(UNITS, two_parts, stage="count", output=output))) == 6
+    (file,) = storage.list_files(f"{output}/log")
+    lines = [json.loads(line) for line in storage.read_bytes(file.path).splitlines()]
+    assert sorted(line["unit"] for line in lines) == list(range(6))
+    assert {(line["stage"], line["parts"], line["rejected"]) for line in lines} == {("count", 2, 0)}
+    assert all(line["rows"] == 2 * UNITS[line["unit"]].size and line["node"] for line in lines)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster_tools import SUBMIT, client, running_cluster
+from cluster_tools import SUBMIT, client, running_cluster, start_client, write_articles
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
@@ -67,6 +67,11 @@ def can_unshare(folder: Path) -> bool:
     return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
+def private_disk(folder: Path) -> list[str]:
+    """Return what starts a node that sees an empty folder in the place of one that the others share."""
+    return ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh"]
+
+
 def check(tmp_path: Path) -> list[str]:
     script = tmp_path / "check.py"
     script.write_text(CHECK)
@@ -81,8 +86,7 @@ def test_a_node_with_a_disk_of_its_own_is_told(s3: str, tmp_path: Path) -> None:
     with running_cluster(workers=1, cpus=1) as cluster:
         text = client(cluster, tmp_path / "log", *check(tmp_path), str(shared / "out"), "1")
         assert "fit\nchecked itself" in text
-        private = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {shared} && exec "$@"', "sh"]
-        cluster.add(cpus=1, wrapper=private)
+        cluster.add(cpus=1, wrapper=private_disk(shared))
         text = client(cluster, tmp_path / "log2", *check(tmp_path), str(shared / "out"), "1")
         (line,) = [line for line in text.splitlines() if line.startswith("unfit: ")]
         assert "does not see what" in line
@@ -91,6 +95,24 @@ def test_a_node_with_a_disk_of_its_own_is_told(s3: str, tmp_path: Path) -> None:
         text = client(cluster, tmp_path / "log3", *check(tmp_path), f"{s3}/out", "1")
         assert "fit\nchecked itself" in text
         print(f"\ncheck of three nodes, with all of the job around it: {time.monotonic() - begun:.0f} s")
+
+
+def test_a_node_that_joins_later_checks_itself(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    if not can_unshare(shared):
+        pytest.skip("this machine allows no mounts")
+    articles = write_articles(tmp_path / "in", files=8, articles=400, sentences=20, words=500)
+    job = ["python", "jobs/prepare.py", "--input", articles, "--output", str(shared / "out"), "--unit-bytes", "10000"]
+    with running_cluster(workers=1, cpus=1) as cluster:
+        process = start_client(cluster, tmp_path / "log", *SUBMIT, "--", *job)
+        while not list(shared.glob("out/staging/parts/*")):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.3)
+        cluster.add(cpus=1, wrapper=private_disk(shared))
+        assert process.wait(600) == 2, (tmp_path / "log").read_text()
+    (line,) = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error: ")]
+    assert f"wrote to {shared}/out; use a folder that all nodes share" in line
 
 
 def test_a_job_waits_for_the_autoscaler_and_says_so(tmp_path: Path) -> None:
