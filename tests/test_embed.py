@@ -337,6 +337,21 @@ def test_a_job_that_dies_anywhere_is_continued_to_the_same_bytes_and_no_part_is_
     assert own == others
 
 
+def test_what_a_killed_worker_was_writing_is_gone_from_the_finished_folder(config: EmbedConfig) -> None:
+    from embedding_help import run_chunks_here
+
+    half_written = Path(config.output) / "parts" / ".part-00000000-0000.parquet.tmp-4711-0123abcd"
+
+    def with_a_killed_worker(*args: Any, **more: Any) -> Any:
+        for record in run_chunks_here(*args, **more):
+            half_written.write_bytes(b"half")
+            yield record
+
+    embed_here(config, run_chunks=with_a_killed_worker)
+    assert not half_written.exists()
+    assert not [name for name in all_files(config.output) if "tmp" in name]
+
+
 def test_changed_and_new_input_redoes_only_its_units(config: EmbedConfig, corpus: str, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     for name in os.listdir(corpus):

@@ -194,6 +194,7 @@ class Ledger:
             if parts.parse_name(stranger):
                 storage.remove(storage.join(self.store.folder, stranger))
         self._sweep_quarantine({unit.number for unit in work.units})
+        storage.remove_temporaries(self.output)  # of workers that were killed on the way
         manifest = {
             "format": FORMAT,
             "kind": self.kind,
