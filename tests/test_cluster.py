@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import importlib.metadata
 import json
 import os
 import re
@@ -136,6 +137,18 @@ def test_one_version_of_ray_is_pinned_everywhere() -> None:
     assert {tag.split("-ray")[0] for tag in images} == {project["version"]}
     ray = next(Requirement(text) for text in project["dependencies"] if text.startswith("ray["))
     assert Version(version) in ray.specifier
+
+
+def test_the_text_claims_the_ray_that_is_installed_for_the_tests() -> None:
+    installed = Version(importlib.metadata.version("ray"))
+    text = " ".join((ROOT / "README.md").read_text().split())
+    claimed = re.search(r"must run Ray (\d+\.\d+); the tests run with (\S+),", text)
+    assert claimed
+    assert claimed[2] == str(installed)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ray = next(Requirement(text) for text in project["dependencies"] if text.startswith("ray["))
+    assert str(ray.specifier) == f"<{installed.major}.{installed.minor + 1},>={claimed[1]}"
+    assert Version(claimed[1]).release == installed.release[:2]
 
 
 def test_the_image_pins_versions_that_the_package_allows() -> None:
