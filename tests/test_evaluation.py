@@ -128,7 +128,10 @@ def test_labelled_files_a_second_model_and_other_evaluations_stand_beside_each_o
     similar = results["similarity"]["methods"]
     assert similar["original"] == similar["model"]
     assert similar["model"]["sets"]["pairs"]["pairs"] == 60
-    assert results["classification"]["methods"]["mean"]["sets"]["kinds"]["folds"] == 2
+    classified = results["classification"]["methods"]
+    assert classified["mean"]["sets"]["kinds"]["folds"] == 2
+    assert list(classified)[:2] == ["model", "original"]
+    assert "transfer" in classified
     assert 0 <= results["clustering"]["methods"]["model"]["kinds"] <= 100
     assert len(results["comparison"]) == 2
     assert results["curves"]["loss"]["train"][0] == [1.0, 8.9]

@@ -141,10 +141,10 @@ class Evaluation:
         self.sentences = self._sentences()
         self.methods = self._methods()
 
-    def _encoder(self, path: str) -> SentenceEncoder:
+    def _encoder(self, path: str, output: str = "") -> SentenceEncoder:
         from lstm_embed.model.encoder import SentenceEncoder
 
-        return SentenceEncoder.load(path, device="cuda" if self.config.gpu else "cpu")
+        return SentenceEncoder.load(path, device="cuda" if self.config.gpu else "cpu", output=output)
 
     def _token_set(self) -> TokenSet | None:
         if not self.config.tokens:
@@ -251,7 +251,10 @@ class Evaluation:
     def _classification(self) -> dict[str, Any] | None:
         if not self.labelled:
             return None
-        return classify.classification(self.labelled, self.methods, folds=self.config.folds, seed=self.config.seed)
+        methods = dict(self.methods)
+        if self.encoder.config.lstm_path and self.encoder.config.output != "transfer":
+            methods["transfer"] = self._encoder(self.config.model, "transfer").encode
+        return classify.classification(self.labelled, methods, folds=self.config.folds, seed=self.config.seed)
 
     def _clustering(self) -> dict[str, Any] | None:
         return clustering(self.labelled, self.methods, seed=self.config.seed) if self.labelled else None

@@ -10,6 +10,7 @@ from lstm_embed.evaluation.charts import Bar, Point, bar_chart, escape, line_cha
 NAMES = {
     "model": "this model",
     "original": "second model",
+    "transfer": "this model, output for classifiers",
     "mean": "mean of word vectors",
     "sif": "SIF",
     "sif_minus_first": "SIF minus first component",
