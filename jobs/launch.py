@@ -287,8 +287,19 @@ def _object_store_bytes() -> int:
     return max(80 << 20, min(512 << 20, available // 4))
 
 
-def run_unit_job(make_job: Callable[[], UnitJob], *, dry_run: bool = False) -> Summary:
-    """Run a job on units: say what is done, or what would be done, or do it."""
+def run_unit_job(
+    make_job: Callable[[], UnitJob],
+    *,
+    dry_run: bool = False,
+    follow: Callable[[str, Reporter], contextlib.AbstractContextManager[Reporter]] | None = None,
+) -> Summary:
+    """Run a job on units: say what is done, or what would be done, or do it.
+
+    Args:
+        make_job: Makes the job.
+        dry_run: Only say what would be done.
+        follow: Puts a reporter that sends progress elsewhere too before another one; also given the output folder.
+    """
     job = make_job()
     work = job.compare()
     if work.finished:
@@ -301,8 +312,13 @@ def run_unit_job(make_job: Callable[[], UnitJob], *, dry_run: bool = False) -> S
         raise SystemExit(0)
     from lstm_embed.observe import Metrics
 
-    with ray_session(_needs(job, work), console), console:
-        return job.run(work, Metrics(console, job.output))
+    metrics = Metrics(console, job.output)
+    with (
+        ray_session(_needs(job, work), console),
+        console,
+        follow(job.output, metrics) if follow else contextlib.nullcontext(metrics) as report,
+    ):
+        return job.run(work, report)
 
 
 def _needs(job: UnitJob, work: Work) -> Needs:

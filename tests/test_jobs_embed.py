@@ -101,9 +101,11 @@ def test_of_two_racing_jobs_one_is_refused_and_the_other_killed_and_run_again_le
     finally:
         for racer in racers:
             racer.end_group()
-    result = run_job("embed", *flags(given), "--num-workers", "2")
+    result = run_job("embed", *flags(given), "--num-workers", "2", "--wandb-project", "p", WANDB_MODE="offline")
+    assert "send the run later with: wandb sync" in result.stderr
+    assert list((tmp_path / "out" / "wandb").glob("offline-run-*/*.wandb"))
     assert part_bytes(given.output) == part_bytes(config.output)
-    assert not [name for name in all_files(given.output) if ".tmp" in name or "progress" in name]
+    assert not [name for name in all_files(given.output) if ".tmp-" in name or "progress" in name]
     assert f"{len(read_rows(given.output)):,} vectors" in result.stdout
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     again = run_job("embed", *flags(given))

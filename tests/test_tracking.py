@@ -21,7 +21,8 @@ from lstm_embed.training.run import Phase, Run, RunFolder
 from lstm_embed.training.session import LocalSession
 from lstm_embed.training.setup import set_up
 from lstm_embed.training.tracking import STEP, MetricsFile, Row
-from lstm_embed.training.wandb_log import WandbLog, has_key
+from lstm_embed.training.wandb_log import WandbLog
+from lstm_embed.wandb_run import WandbProgress, WandbSettings, has_key
 
 
 def row(step: int, loss: float = 1.0) -> Row:
@@ -196,6 +197,44 @@ def test_the_next_run_of_a_process_is_its_own_whatever_became_of_the_one_before(
     first.finish()
     assert sorted(wandb_history(wandb_records(str(tmp_path / "first")))) == [1]
     assert sorted(wandb_history(wandb_records(str(tmp_path / "second")))) == [3]
+
+
+def test_the_progress_of_a_job_is_handed_on_and_its_figures_are_logged_without_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lstm_embed.wandb_run._PROGRESS_SECONDS", 0.0)
+    told: list[Any] = []
+
+    class Told:
+        def progress(self, *args: Any, **counters: float) -> None:
+            told.append((args, counters))
+
+        def note(self, message: str) -> None:
+            told.append(message)
+
+    settings = WandbSettings(
+        project="p", name="n", id="abcd1234", folder=str(tmp_path), config={"level": "row"}, step="embed/done_fraction"
+    )
+    with WandbProgress(Told(), settings) as report:
+        report.progress("embed", 0, 4, "MB", sentences=0, parts=0)
+        report.note("a secret sentence")
+        report.progress("embed", 2, 4, "MB", sentences=50, parts=1)
+        monkeypatch.setattr("lstm_embed.wandb_run._PROGRESS_SECONDS", 1000.0)
+        report.progress("embed", 3, 4, "MB", sentences=80, parts=2)
+        report.progress("embed", 4, 4, "MB", sentences=100, parts=3)
+    assert told[1:] == [
+        (("embed", 0, 4, "MB"), {"sentences": 0, "parts": 0}),
+        "a secret sentence",
+        (("embed", 2, 4, "MB"), {"sentences": 50, "parts": 1}),
+        (("embed", 3, 4, "MB"), {"sentences": 80, "parts": 2}),
+        (("embed", 4, 4, "MB"), {"sentences": 100, "parts": 3}),
+    ]
+    records = wandb_records(str(tmp_path))
+    rows = [record["history"]["item"] for record in records if "history" in record]
+    assert [row["embed/done_fraction"] for row in rows] == [0, 0.5, 1.0]
+    assert rows[-1]["embed/sentences"] == 100
+    assert rows[-1]["embed/parts"] == 3
+    assert "secret" not in json.dumps(records)
 
 
 def test_a_key_is_found_where_wandb_login_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
