@@ -1,7 +1,7 @@
 """Speed of the bare model: encoding and training steps, against the machine's measured peak of matrix products.
 
-Run `PYTHONPATH=. python tests/benchmarks/bench_model.py [--device cuda] [--seconds 4] [--only encode|train]`. One thread on a
-CPU, timed in CPU seconds, which neighbours on the machine disturb less; wall-clock seconds on a GPU. The peak is measured
+Run `PYTHONPATH=. python tests/benchmarks/bench_model.py [--device cuda] [--seconds 4] [--only encode|train|keras]`. One thread
+on a CPU, timed in CPU seconds, which neighbours on the machine disturb less; wall-clock on a GPU. The peak is measured
 beside each figure. Sentences are made up: word frequencies by Zipf's law over 36,000 words, lengths as in Wikipedia (mean 25).
 
 Useful FLOP are those of the function as written down: every token projected, nothing for padding. A share of the peak can so
@@ -14,15 +14,19 @@ import argparse
 import dataclasses
 import functools
 import os
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
 
+from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.model.autoencoder import Autoencoder
 from lstm_embed.model.batch import Batch, collate
@@ -175,6 +179,29 @@ def bench_encode(clock: Clock, precisions: list[str], num: int) -> None:
                 report(clock, f"encode {name}, nn.LSTM", "fp32", num, flop, [run])
 
 
+def bench_keras(clock: Clock, precisions: list[str], num: int, python: str, path: str | None) -> None:
+    """Compare `encode`, from text to vectors, with `predict` of the original encoder in Keras on padded word vectors."""
+    words = [f"w{n}" for n in range(VOCABULARY_SIZE - 2)]
+    texts = [" ".join(words[n - 2] for n in ids) for ids in Corpus().sentences(num, 1, 64)]
+    if path:
+        texts = Path(path).read_text(encoding="utf-8").splitlines()
+        most = Counter(word for text in texts for word in tokenize([text], "default")[0].as_py())
+        words[: len(most)] = [word for word, _ in most.most_common(len(words))]
+    vocabulary = Vocabulary(["<pad>", "<unk>", *words], COUNTS)
+    script = Path(__file__).with_name("keras_predict.py")
+    model, best = make_model(MASKED, 128), 0.0
+    for _ in range(2):
+        output = subprocess.run([python, str(script)], capture_output=True, text=True, check=True).stdout
+        best = max(best, float(output.rpartition("KERAS ")[2]))
+    print(f"{'predict in Keras on TensorFlow':44} fp32 {best:11,.0f} sentences/s")
+    for precision in precisions:
+        encoder = SentenceEncoder(model, vocabulary, {"profile": "default"}, precision=precision)
+        rate = len(texts) / clock(functools.partial(encoder.encode, texts))
+        print(
+            f"{'encode original masked, from text':44} {precision} {rate:11,.0f} sentences/s, {rate / best:.1f} times Keras"
+        )
+
+
 def bench_train(clock: Clock, precisions: list[str], groups_at_once: int) -> None:
     runs = [
         ("default", default(), 300, 128),
@@ -221,7 +248,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds a figure is measured for")
-    parser.add_argument("--only", choices=["encode", "train"])
+    parser.add_argument("--only", choices=["encode", "train", "keras"])
+    parser.add_argument(
+        "--keras-python", help="Python of an environment with keras and tensorflow-cpu, to compare with"
+    )
+    parser.add_argument("--texts", help="file with a sentence a line for that comparison (default: made up)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     on_cpu = arguments.device == "cpu"
@@ -229,9 +260,11 @@ def main() -> None:
         ["fp32", "bf16", "fp16"] if not on_cpu else sorted({"fp32", resolve_precision("auto", "cpu")}, reverse=True)
     )
     clock = Clock(arguments.device, arguments.seconds)
-    if arguments.only != "train":
+    if arguments.keras_python and on_cpu:
+        bench_keras(clock, precisions, 3_000, arguments.keras_python, arguments.texts)
+    if arguments.only in (None, "encode"):
         bench_encode(clock, precisions, 3_000 if on_cpu else 400_000)
-    if arguments.only != "encode":
+    if arguments.only in (None, "train"):
         bench_train(clock, [p for p in precisions if p != "fp16"], 1 if on_cpu else 32)
 
 
