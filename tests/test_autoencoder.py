@@ -22,7 +22,8 @@ VOCABULARY_SIZE = 40
 WORD_SIZE = 8
 COUNTS = np.concatenate([[0, 9], 1000 // np.arange(1, VOCABULARY_SIZE - 1)])
 VECTORS = np.random.default_rng(0).normal(size=(VOCABULARY_SIZE, WORD_SIZE)).astype(np.float32)
-SMALL = ModelConfig(hidden_size=5, code_size=12, num_negatives=10)
+# The word vectors as they are, so that what is computed of them can be computed here once more.
+SMALL = ModelConfig(hidden_size=5, code_size=12, num_negatives=10, word_whitening=0.0)
 SMALL_ORIGINAL = dataclasses.replace(original(), hidden_size=6, max_tokens=9, train_max_tokens=9)
 SENTENCES = [[3, 5, 7, 9, 2], [4, 6, 2], [30, 2, 8, 1, 6, 5, 11], [12], [13, 14, 15, 2], [2, 16, 17, 18]]
 PARTNERS = [1, 0, 4, -1, 2, -1]
@@ -224,10 +225,9 @@ def test_original_starts_like_keras_does() -> None:
 
 
 def word_mean(sentence: list[int], dropped: tuple[int, ...] = ()) -> np.ndarray:
-    """Return the mean of unit vectors by log(1/p), as the recipe says."""
+    """Return the mean of unit vectors by a/(a+p), as the recipe says."""
     p = COUNTS / COUNTS.sum()
-    rarity = np.log(1 / p[2:])
-    weights = np.concatenate([[0, 0], (rarity - rarity.min()) / rarity.max()])
+    weights = 5e-3 / (5e-3 + p) * (np.arange(VOCABULARY_SIZE) > 1)
     units = 3.0 * VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
     kept = [word for position, word in enumerate(sentence) if position not in dropped]
     return np.sum([weights[word] * units[word] for word in kept], axis=0) / len(sentence)
@@ -242,6 +242,35 @@ def test_an_untrained_code_is_the_rotated_word_mean() -> None:
     rotation = model.from_words.weight.detach().numpy()
     np.testing.assert_allclose(rotation.T @ rotation, np.eye(WORD_SIZE), atol=1e-5)
     np.testing.assert_allclose(encoded.code_RD.detach(), expected @ rotation.T, atol=1e-5)
+
+
+def test_whitened_word_vectors_have_no_mean_and_one_variance_in_all_directions() -> None:
+    vectors = VECTORS * np.linspace(1, 9, WORD_SIZE, dtype=np.float32) + 4
+    vectors[7] = 0  # a word whose vector an imported file did not have
+    known = [row for row in range(2, VOCABULARY_SIZE) if row != 7]
+
+    def of(power: float) -> np.ndarray:
+        config = dataclasses.replace(SMALL, word_whitening=power, word_scale=0.0)
+        made = Autoencoder(config, vectors, COUNTS).word_vectors.detach().numpy().astype(np.float64)
+        assert not made[[0, 1, 7]].any()
+        return made[known]
+
+    white, half = of(1.0), of(0.5)
+    np.testing.assert_allclose(white.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(white.T @ white / len(white), np.eye(WORD_SIZE), atol=1e-5)
+    # Halfway, the covariance is the square root of what it was.
+    root = half.T @ half / len(half)
+    np.testing.assert_allclose(root @ root, np.cov(vectors[known].T, bias=True), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(of(0.0), vectors[known])
+
+
+def test_word_vectors_that_all_lie_on_a_line_are_whitened_along_it_only() -> None:
+    vectors = np.outer(np.arange(VOCABULARY_SIZE), np.ones(WORD_SIZE)).astype(np.float32)
+    model = Autoencoder(dataclasses.replace(SMALL, word_whitening=1.0, word_scale=0.0), vectors, COUNTS)
+    made = model.word_vectors.detach().numpy()[2:]
+    assert np.isfinite(made).all()
+    np.testing.assert_allclose(made, made[:, :1] * np.ones(WORD_SIZE), atol=1e-5)
+    np.testing.assert_allclose((made**2).sum(1).mean(), 1, atol=1e-5)
 
 
 def test_the_joined_embedding_is_two_unit_vectors_with_the_start_weights_in_the_first() -> None:
@@ -470,7 +499,7 @@ def test_training_lowers_the_loss_and_brings_the_words_back(change: dict[str, An
     before = model.eval().loss(group)
     assert before.accuracy is not None
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=2e-2)
-    for _ in range(100):
+    for _ in range(200):
         optimizer.zero_grad()
         model.train().loss(group).total.backward()
         optimizer.step()

@@ -123,7 +123,7 @@ def test_training_learns_and_the_metrics_tell(whole: dict[int, Any]) -> None:
     assert [row["train/step"] for row in rows] == sorted({row["train/step"] for row in rows})
     validations = [row for row in rows if "val/loss" in row]
     assert len(validations) >= 3
-    assert validations[-1]["val/loss"] < 0.9 * validations[0]["val/loss"]
+    assert validations[-1]["val/loss"] < 0.95 * validations[0]["val/loss"]
     for name in ("learning_rate", "gradient_norm", "sentences_per_second", "tokens_per_second", "peak_memory_mib"):
         assert all(row[f"train/{name}"] > 0 for row in rows)
     assert all(0.9 <= row["train/padding_efficiency"] <= 1 for row in rows)

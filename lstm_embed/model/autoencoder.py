@@ -105,6 +105,8 @@ class Autoencoder(nn.Module):
         vectors[:FIRST_WORD] = 0.0
         self.config = config
         word_size, code_size = vectors.shape[1], config.code_dimension
+        if config.word_whitening:
+            vectors = _whitened(vectors, config.word_whitening)
         if config.word_scale:
             vectors = F.normalize(vectors, dim=1) * config.word_scale
         with torch.random.fork_rng(devices=[]):
@@ -363,6 +365,26 @@ class Autoencoder(nn.Module):
 def _known(table: WordTable, sentences: Sentences) -> Tensor:
     """Return which sentences have a known word, shape (R, 1)."""
     return table.known_U[sentences.position_TR].any(0)[:, None]
+
+
+def _whitened(vectors_Vd: Tensor, power: float) -> Tensor:
+    """Return word vectors without their mean, the variance along each principal axis to the power 1 - `power`.
+
+    Directions that all words share tell little of any of them (Mu and Viswanath 2018, "All-but-the-Top"); whitening by halves
+    keeps what the large ones do tell. Words without a vector stay without one.
+    """
+    known_V = vectors_Vd.any(1)
+    words = vectors_Vd[known_V].double()
+    if len(words) < 2:
+        return vectors_Vd
+    words = words - words.mean(0)
+    variances, axes = torch.linalg.eigh(words.T @ words / len(words))
+    # An axis without variance, as there are with fewer words than dimensions, must not be blown up.
+    floor = variances.max() * 1e-6
+    scales = torch.where(variances > floor, variances.clamp_min(floor) ** (-power / 2), 0.0)
+    whitened = torch.zeros_like(vectors_Vd)
+    whitened[known_V] = (words @ (axes * scales) @ axes.T).float()
+    return whitened
 
 
 def _start_weights(config: ModelConfig, counts_V: npt.NDArray[np.float64]) -> Tensor:

@@ -49,11 +49,15 @@ class ModelConfig:
     word_scale: float = 3.0
     """Length every word vector is scaled to; 0 leaves them as they were trained."""
 
-    start_weights: StartWeights = "log"
+    word_whitening: float = 0.5
+    """How far word vectors are made alike in all directions before training: their mean is taken off and the standard
+    deviation along each principal axis raised to the power 1 - this. 0 leaves them as they are, 1 whitens them fully."""
+
+    start_weights: StartWeights = "sif"
     """Word weights before training: log(1/p), shifted and scaled to 0..1; a/(a+p) with a = `sif_constant`; or all 1."""
 
-    sif_constant: float = 1e-4
-    """The a of `start_weights` "sif"; above 0."""
+    sif_constant: float = 5e-3
+    """The a of `start_weights` "sif"; above 0. Of word vectors that are not whitened, frequent words must count less: 1e-4."""
 
     learn_word_weights: bool = True
     """Learn a factor exp(theta) for the weight of each word; theta starts at 0."""
@@ -189,6 +193,7 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
     "hidden_size": (1, True, math.inf),
     "code_size": (0, True, math.inf),
     "word_scale": (0, True, math.inf),
+    "word_whitening": (0, True, 1.000001),
     "sif_constant": (0, False, math.inf),
     "noise": (0, True, 1),
     "decoder_hidden_size": (0, True, math.inf),
@@ -235,6 +240,7 @@ def original() -> ModelConfig:
         pooling="last",
         skip_path=False,
         word_scale=0.0,
+        word_whitening=0.0,
         start_weights="uniform",
         learn_word_weights=False,
         noise=0.0,
