@@ -45,8 +45,6 @@ from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger import Span, Unit
 from lstm_embed.ledger.parts import encode_table
 
-SPACY_MODELS = ("en_core_web_sm", "en_core_web_md")
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,12 +53,13 @@ def main() -> None:
     parser.add_argument(
         "--workers", type=int, nargs="*", default=[1, 2], help="numbers of workers to try (default 1 2)"
     )
+    parser.add_argument("--spacy-model", default="en_core_web_sm", help="spaCy model to compare with, if installed")
     parser.add_argument("--rounds", type=int, default=2, help="rounds, of which the best counts (default 2)")
     arguments = parser.parse_args()
     pa.set_cpu_count(1)
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         articles = gather(arguments.input, arguments.megabytes, Path(folder) / "in")
-        compare_text(articles, arguments.rounds)
+        compare_text(articles, arguments.rounds, arguments.spacy_model)
         compare_pipeline(Path(folder), arguments.workers, arguments.rounds)
 
 
@@ -126,7 +125,7 @@ def original_tokens(sentence: str) -> list[str]:
     return re.sub(r" +", " ", text).strip().split(" ")
 
 
-def compare_text(articles: list[Article], rounds: int) -> None:
+def compare_text(articles: list[Article], rounds: int, spacy_model: str) -> None:
     """Compare splitting and tokenising with the original's."""
     tokenize(["Wärme"])  # makes the tables
     texts = [article.text for article in articles]
@@ -148,9 +147,9 @@ def compare_text(articles: list[Article], rounds: int) -> None:
     split = best(lambda: [split_sentences(text) for text in texts], rounds)
     print(f"  {'sentences (sentencex by line)':<42} {size / split:8.1f} MB/s")
     ours = split + rates["tokenize, profile default"]
-    model = _spacy_model()
+    model = _spacy_model(spacy_model)
     if model is None:
-        print("  spaCy with a small English model is not installed: not compared")
+        print(f"  spaCy with {spacy_model} is not installed: not compared")
         return
     few = texts[: max(1, len(texts) // 40)]
     few_size = sum(len(text.encode()) for text in few) / 1e6
@@ -167,13 +166,11 @@ def compare_text(articles: list[Article], rounds: int) -> None:
     )
 
 
-def _spacy_model() -> object | None:
-    with contextlib.suppress(ImportError):
+def _spacy_model(name: str) -> object | None:
+    with contextlib.suppress(ImportError, OSError):
         import spacy
 
-        for name in SPACY_MODELS:
-            with contextlib.suppress(OSError):
-                return spacy.load(name)
+        return spacy.load(name)
     return None
 
 

@@ -77,7 +77,11 @@ def files_of(output: Path) -> dict[str, bytes]:
     found = {
         file.path[len(str(output)) + 1 :]: storage.read_bytes(file.path) for file in storage.list_files(str(output))
     }
-    return {name: data for name, data in found.items() if not name.startswith(("owner/", "job.json", "progress.json"))}
+    return {
+        name: data
+        for name, data in found.items()
+        if not name.startswith(("owner/", "log/", "job.json", "progress.json"))
+    }
 
 
 def start(corpus: Path, output: Path, drop: bool, **environment: str) -> subprocess.Popen[bytes]:
