@@ -30,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 WARM_UP = 0.34
 """Share of the steps, from the first on, that are not counted."""
 
-Run = Callable[[TrainingConfig], dict[str, float]]
+Figures = dict[str, Any]
+Run = Callable[[TrainingConfig], Figures]
 
 
-def bare(config: TrainingConfig) -> dict[str, float]:
+def bare(config: TrainingConfig) -> Figures:
     """Train in a process of its own, with the loop alone."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(config.to_dict(), file)
@@ -42,7 +43,7 @@ def bare(config: TrainingConfig) -> dict[str, float]:
     return figures(config)
 
 
-def on_ray(config: TrainingConfig) -> dict[str, float]:
+def on_ray(config: TrainingConfig) -> Figures:
     """Train on Ray Train."""
     from lstm_embed.training.trainer import train
 
@@ -70,20 +71,21 @@ def train_bare(path: str) -> None:
 def keras(python: str, batch_size: int, num_batches: int) -> Run:
     """Return what trains the original architecture in Keras, in an environment of its own."""
 
-    def run(config: TrainingConfig) -> dict[str, float]:
+    def run(config: TrainingConfig) -> Figures:
         script = str(Path(__file__).with_name("keras_original.py"))
         command = [python, script, str(batch_size), str(num_batches)]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         rate = float(output.rpartition("KERAS ")[2])
-        return {"sentences/s": rate, "tokens/s": 0.0, "wait": 0.0, "padding": 0.0, "memory": 0.0}
+        return {"sentences/s": rate, "tokens/s": 0.0, "wait": 0.0, "padding": 0.0, "memory": 0.0, "losses": []}
 
     return run
 
 
-def figures(config: TrainingConfig) -> dict[str, float]:
+def figures(config: TrainingConfig) -> Figures:
     """Return the rates of a run's steady state."""
     lines = Path(RunFolder.of(config).path, "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
+    losses = [row["train/loss"] for row in rows]
     rows = [row for row in rows if row["train/step"] > WARM_UP * config.max_steps]
     seconds = [1.0 / row["train/sentences_per_second"] for row in rows]
     return {
@@ -92,6 +94,7 @@ def figures(config: TrainingConfig) -> dict[str, float]:
         "wait": statistics.fmean(row["train/data_wait_fraction"] for row in rows),
         "padding": statistics.fmean(row["train/padding_efficiency"] for row in rows),
         "memory": max(row["train/peak_memory_mib"] for row in rows),
+        "losses": losses,
     }
 
 
@@ -124,7 +127,7 @@ def variants(arguments: argparse.Namespace, folder: str) -> dict[str, tuple[Run,
     found: dict[str, tuple[Run, TrainingConfig]] = {
         "default, bare loop": (bare, config("default", steps)),
         "default, Ray, 1 worker": (on_ray, config("default", steps)),
-        "default, Ray, 2 workers": (on_ray, config("default", 2 * steps, num_workers="2")),
+        "default, Ray, 2 workers": (on_ray, config("default", steps, num_workers="2")),
         "default, bare loop, bf16": (bare, config("default", steps, precision="bf16")),
         "original, padding counted": (bare, config("original", few, groups_per_step=1)),
         "original, padding masked": (bare, config("original", few, groups_per_step=1, **masked)),
@@ -184,7 +187,7 @@ def write_vectors(path: str, tokens: str) -> str:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Run all variants in turns and print the table."""
-    names: dict[str, list[dict[str, float]]] = {}
+    names: dict[str, list[Figures]] = {}
     with contextlib.ExitStack() as stack:
         if any(run is on_ray for run, _ in variants(arguments, "-").values()):
             _start_ray(stack)
@@ -203,13 +206,13 @@ def _start_ray(stack: contextlib.ExitStack) -> None:
     stack.enter_context(ray_session())
 
 
-def _print(names: dict[str, list[dict[str, float]]]) -> None:
+def _print(names: dict[str, list[Figures]]) -> None:
     print(
         f"{'variant':<34} {'sentences/s':>12} {'(min to max)':>16} {'tokens/s':>9} {'wait':>7} {'padding':>8} {'MiB':>6}"
     )
     for name, found in names.items():
         rates = sorted(one["sentences/s"] for one in found)
-        middle = {key: statistics.median(one[key] for one in found) for key in found[0]}
+        middle = {key: statistics.median(one[key] for one in found) for key in found[0] if key != "losses"}
         print(
             f"{name:<34} {middle['sentences/s']:>12,.0f} {f'{rates[0]:,.0f} to {rates[-1]:,.0f}':>16} "
             f"{middle['tokens/s']:>9,.0f} {middle['wait']:>7.2%} {middle['padding']:>8.3f} {middle['memory']:>6,.0f}"
@@ -221,11 +224,19 @@ def _print(names: dict[str, list[dict[str, float]]]) -> None:
         ("original, padding masked", "original, padding counted"),
         ("original, padding masked", "original, Keras, batches of 16"),
         ("original, padding masked", "original, Keras, batches of 64"),
+        ("original, padding masked, bf16", "original, padding masked"),
+        ("original, padding masked, bf16", "original, Keras, batches of 16"),
+        ("original, padding masked, bf16", "original, Keras, batches of 64"),
     ):
         if one in names and other in names:
             # Of runs that followed each other, since the machine's speed changes over minutes.
             pairs = zip(names[one], names[other], strict=True)
             print(f"{one} / {other}: {statistics.median(a['sentences/s'] / b['sentences/s'] for a, b in pairs):.3f}")
+    one, other = names.get("default, Ray, 1 worker"), names.get("default, Ray, 2 workers")
+    if one and other:
+        pairs = list(zip(one[0]["losses"], other[0]["losses"], strict=True))
+        apart = max(abs(b / a - 1.0) for a, b in pairs)
+        print(f"loss of a step, 2 workers against 1: differs by {apart:.1e} at most, in {len(pairs)} steps")
 
 
 if __name__ == "__main__":
