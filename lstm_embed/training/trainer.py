@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lstm_embed import errors, storage
 from lstm_embed.corpus.token_set import KIND as TOKEN_SET
@@ -31,6 +31,9 @@ from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.loader import cache_folder
 from lstm_embed.training.run import Run, RunFolder, plan_run
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 _ENVIRONMENT = {
     # Ray Train reads these in this process, when a run starts.
@@ -192,8 +195,6 @@ def _has_model(folder: RunFolder) -> bool:
 def _fit(config: TrainingConfig, run: Run, owner: Owner, resumed: int, report: Reporter) -> dict[str, Any]:
     """Run the trainer in a thread, so that this one hears signals; return what the first worker returned."""
     import ray
-    import ray.train
-    from ray.train.torch import TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     for name, value in _ENVIRONMENT.items():
@@ -203,27 +204,8 @@ def _fit(config: TrainingConfig, run: Run, owner: Owner, resumed: int, report: R
     environment = {name: value for name, value in os.environ.items() if _is_for_wandb(name)}
     link_class: Any = ray.remote(worker.RunLink)
     link = link_class.options(num_cpus=0, scheduling_strategy=here).remote(environment)
-    least, most = config.workers
-    api: Any = ray.train  # whose annotations still describe its first version
-    work: Any = worker.work
-    trainer = TorchTrainer(
-        work,
-        train_loop_config={"config": config, "run": run, "link": link, "owner": owner.path},
-        scaling_config=api.ScalingConfig(
-            num_workers=least if least == most else (least, most),
-            use_gpu=config.gpu,
-            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.gpu else {})},
-        ),
-        run_config=api.RunConfig(
-            name=config.run_name,
-            storage_path=storage.resolve(config.storage),
-            failure_config=api.FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=api.CheckpointConfig(
-                num_to_keep=config.keep, checkpoint_score_attribute="score", checkpoint_score_order="max"
-            ),
-            logging_config=api.LoggingConfig(log_level="ERROR"),
-        ),
-    )
+    trainer = _trainer(config, run, owner, link)
+    least, _ = config.workers
     outcome: dict[str, Any] = {}
 
     def fit() -> None:
@@ -258,6 +240,40 @@ def _fit(config: TrainingConfig, run: Run, owner: Owner, resumed: int, report: R
                 )
     show.poll()
     return _result(outcome, ray.get(link.failure.remote()))
+
+
+def _trainer(config: TrainingConfig, run: Run, owner: Owner, link: Any) -> TorchTrainer:
+    """Return what starts the workers, and starts them again when some fail."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    least, most = config.workers
+    api: Any = ray.train  # whose annotations still describe its first version
+    work: Any = worker.work
+
+    class TellFailures(api.UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            link.failed.remote({rank: _last_line(error)[:200] for rank, error in worker_exceptions.items()})
+
+    return TorchTrainer(
+        work,
+        train_loop_config={"config": config, "run": run, "link": link, "owner": owner.path},
+        scaling_config=api.ScalingConfig(
+            num_workers=least if least == most else (least, most),
+            use_gpu=config.gpu,
+            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.gpu else {})},
+        ),
+        run_config=api.RunConfig(
+            name=config.run_name,
+            storage_path=storage.resolve(config.storage),
+            failure_config=api.FailureConfig(max_failures=config.max_failures),
+            callbacks=[TellFailures()],
+            checkpoint_config=api.CheckpointConfig(
+                num_to_keep=config.keep, checkpoint_score_attribute="score", checkpoint_score_order="max"
+            ),
+            logging_config=api.LoggingConfig(log_level="ERROR"),
+        ),
+    )
 
 
 def _is_for_wandb(name: str) -> bool:

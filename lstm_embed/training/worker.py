@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -44,9 +45,17 @@ class RunLink:
         """Return the variables."""
         return self._environment
 
-    def begin(self) -> None:
-        """Note that the workers have begun to train."""
+    def begin(self, workers: int, step: int) -> None:
+        """Note that the workers have begun to train; the user is told where that is not for the first time."""
+        if self._begun:
+            self._notes.append(f"{workers} {'worker begins' if workers == 1 else 'workers begin'} again at step {step}")
         self._begun = True
+
+    def failed(self, reasons: dict[int, str]) -> None:
+        """Take what workers failed with, by their ranks; all are started again."""
+        if self._failure is None:
+            told = "; ".join(f"worker {rank}: {reason}" for rank, reason in sorted(reasons.items())[:2])
+            self._notes.append(f"{len(reasons)} of the workers failed ({told})")
 
     def stop(self) -> None:
         """Ask the workers to stop."""
@@ -209,6 +218,7 @@ def work(options: dict[str, Any]) -> dict[str, Any]:
         return {}
     for name, value in ray.get(link.environment.remote()).items():
         os.environ.setdefault(name, value)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it tells of every checkpoint
     try:
         check_worker()
         return _train(options, RaySession(link, options["owner"]))
@@ -232,7 +242,8 @@ def _train(options: dict[str, Any], session: RaySession) -> dict[str, Any]:
     wandb, progress = worker.wandb, worker.loop.progress
     if wandb is not None and config.wandb_text:
         worker.loop.after_validation = lambda step, groups: send_examples(wandb, worker, groups, step)
-    options["link"].begin.remote()
+    if session.rank == 0:
+        options["link"].begin.remote(session.world_size, progress.step)
     try:
         finished = worker.loop.train()
         if session.rank:
