@@ -70,12 +70,9 @@ def faults() -> Iterator[dict[str, list[float]]]:
     found: dict[str, list[float]] = {}
     yield found
     for kind, seconds in found.items():
-        known = [value for value in seconds if value == value]
-        print(
-            f"\n{kind}: {len(seconds)}; first new step after {statistics.median(known):.1f} s (median), "
-            f"{max(known):.1f} s (most) of {len(known)}",
-            end="",
-        )
+        known = [value for value in seconds if value == value] or [float("nan")]
+        print(f"\n{kind}: {len(seconds)}; first new step after {statistics.median(known):.1f} s", end="")
+        print(f" (median), {max(known):.1f} s (most)", end="")
     print()
 
 
@@ -238,8 +235,15 @@ def test_a_lost_node_changes_nothing(
             train_on(config, job, rng)
             recovery = Recovery(config)
             kill(raylet)
-            nodes.add_node()
+            if workers == "2":
+                nodes.add_node()
             faults.setdefault("kill_raylet", []).append(recovery.wait(job))
+            if workers == "1:2":
+                # The run goes on with one worker, and grows again.
+                train_on(config, job, rng)
+                recovery = Recovery(config)
+                nodes.add_node()
+                faults.setdefault("node_added", []).append(recovery.wait(job))
         nodes.wait(900)
     if workers == "2":
         check(config, expected("2"))
