@@ -174,7 +174,7 @@ def test_a_stopped_training_goes_on_where_it_was(cluster: LocalCluster, model: s
     assert last >= reached
     assert "stopping: a checkpoint is being saved" in (tmp_path / "log").read_text()
     text = client(cluster, tmp_path / "again", *command, timeout=1200)
-    assert f"goes on from step_{last:08d}" in text, text
+    assert f"run stopped goes on from step {last}; 400 steps in all" in text, text
     assert "submitted train-stopped-2" in text
     steps = steps_of("stopped")
     assert steps[-1] == 400
