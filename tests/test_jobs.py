@@ -55,6 +55,8 @@ def test_a_wrong_flag_gives_one_line_and_exit_code_2(job: str) -> None:
         ("train", ["--preset", "nope"], "nope"),
         ("word_vectors", ["--tokens", "missing", "--output", "{out}"], "missing"),
         ("evaluate", ["--model", "missing", "--output", "{out}"], "missing"),
+        ("export", ["--model", "missing", "--format", "onnx", "--output", "{out}"], "missing"),
+        ("export", ["--model", "missing", "--format", "pickle", "--output", "{out}"], "pickle"),
     ],
 )
 def test_a_wrong_value_or_path_gives_one_line_that_names_it_and_exit_code_2(

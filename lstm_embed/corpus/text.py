@@ -40,11 +40,11 @@ PROFILES = ("default", "original")
 Splitter = Callable[[str], list[tuple[int, int]]]
 """Takes a text, returns the (start, end) character offsets of its sentences in order."""
 
-_DEFAULT_CLASSES = ascii_table(string.ascii_lowercase, string.digits, "'")
-_ORIGINAL_CLASSES = ascii_table(string.ascii_lowercase + string.digits, singles="?.!,()")
+DEFAULT_CLASSES = ascii_table(string.ascii_lowercase, string.digits, "'")
+ORIGINAL_CLASSES = ascii_table(string.ascii_lowercase + string.digits, singles="?.!,()")
 
 # Applied to decomposed (NFD) lower-case text, in order: pattern, replacement.
-_MARKS = (
+MARKS = (
     (r"([\p{Latin}\p{Greek}])\p{Mn}+", r"\1"),
     (r"([аеиоуыэюяіє]\x{308}?)\x{301}", r"\1"),
     # Points of Hebrew and Arabic, tatweel; enclosing marks; soft hyphen, joiners, variation selectors.
@@ -88,8 +88,8 @@ def tokenize(texts: Sequence[str] | pa.Array | pa.ChunkedArray, profile: str = "
         column = pc.replace_with_mask(column, other, normalise(column.filter(other)))
     column = pc.ascii_lower(column)
     if profile == "original":
-        return cut(column, _ORIGINAL_CLASSES, unicode=False)
-    return cut(column, _DEFAULT_CLASSES, unicode=True)
+        return cut(column, ORIGINAL_CLASSES, unicode=False)
+    return cut(column, DEFAULT_CLASSES, unicode=True)
 
 
 def _string_array(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -107,7 +107,7 @@ def _string_array(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array
 def _normalise(column: pa.Array) -> pa.Array:
     column = pc.utf8_lower(pc.utf8_normalize(column, "NFKC"))
     column = pc.utf8_normalize(column, "NFD")
-    for pattern, replacement in _MARKS:
+    for pattern, replacement in MARKS:
         column = pc.replace_substring_regex(column, pattern=pattern, replacement=replacement)
     return pc.utf8_normalize(column, "NFC")
 

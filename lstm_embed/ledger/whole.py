@@ -58,8 +58,17 @@ def finished(output: str, *, kind: str, settings: dict[str, Any], advice: str = 
 
 
 @contextlib.contextmanager
-def making(output: str, *, kind: str, settings: dict[str, Any], config: dict[str, Any]) -> Iterator[Owner]:
+def making(
+    output: str, *, kind: str, settings: dict[str, Any], config: dict[str, Any], made_by: dict[str, Any] | None = None
+) -> Iterator[Owner]:
     """Own the folder while its files are written; seal it after this block, when the owner's mark is gone.
+
+    Args:
+        output: The folder.
+        kind: What it will hold.
+        settings: Everything that decides the content.
+        config: What the user asked for.
+        made_by: Said of its making, if that shall not be where and with what this process runs.
 
     Raises:
         OutputBusy: if another job writes the folder.
@@ -70,5 +79,6 @@ def making(output: str, *, kind: str, settings: dict[str, Any], config: dict[str
         path = storage.join(output, CONFIG)
         if not storage.exists(path):
             wanted = {"kind": kind, "format": FORMAT, **settings}
-            storage.write_json(path, {"settings": wanted, "config": config, "made_by": provenance()})
+            made_by = provenance() if made_by is None else made_by
+            storage.write_json(path, {"settings": wanted, "config": config, "made_by": made_by})
         yield owner

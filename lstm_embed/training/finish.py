@@ -50,6 +50,8 @@ def finish(folder: RunFolder, run: Run, worker: Worker) -> dict[str, Any]:
             "validation_loss": progress.best_loss,
             "tokens": run.meaning["tokens"],
             "vectors": run.meaning["vectors"],
+            "corpus": {name: worker.tokens.totals.get(name) for name in ("articles", "sentences", "tokens")},
+            "epochs": facts["epochs"],
         }
         _publish(folder.model_dir, model, worker, provenance)
     folder.write_done(facts)

@@ -1,0 +1,226 @@
+"""The model card: what a model is, what it was made of, what it scores and beside what, and how it is used."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lstm_embed.model.folder import Model
+
+_PUBLISHED = (
+    ("BERT base, mean of the last states", "pretrained", 47.3, 58.2, 52.6),
+    ("GloVe 840B, mean of word vectors", "840 billion tokens", 58.0, 53.8, 61.3),
+    ("BERT-whitening", "pretrained", 68.2, 63.7, 66.3),
+    ("IS-BERT, unsupervised", "pretrained", 69.2, 64.3, 66.6),
+    ("Universal Sentence Encoder", "supervised in part", 74.9, 76.7, 71.2),
+    ("CT-BERT, unsupervised", "pretrained", 74.3, 69.2, 72.1),
+    ("SimCSE BERT base, unsupervised", "pretrained", 76.9, 72.2, 76.3),
+)
+"""Spearman x100 on the test sets of STS-B and SICK-R and the mean of both and STS12-16, as collected in
+github.com/Doragd/Awesome-Sentence-Embedding."""
+
+_SENTENCE_TRANSFORMERS = """
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("PATH_OF_THIS_FOLDER", trust_remote_code=True)
+vectors = model.encode(["Tea is a drink.", "Coffee is one too."])
+print(model.similarity(vectors, vectors))
+```
+
+`trust_remote_code` is needed because the encoder is no combination of that library's own modules. The code it runs is one
+file of this folder, `lstm_embedding.py`; read it first. It imports torch, safetensors and tokenizers, nothing else. Any
+version of sentence-transformers from 3.4 on will do.
+"""
+_ONNX = """
+`model.onnx` takes `ids` (batch, length) and `lengths` (batch), both int64, and gives `vectors` (batch, dimension), float32.
+Sizes are free, a length may be 0, and what stands behind a sentence's length is ignored. `tokenizer.json` turns text into ids
+with the `tokenizers` library (Python, Rust, JavaScript); `lstm_embedding.json` tells the sizes.
+
+```python
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("tokenizer.json")
+session = onnxruntime.InferenceSession("model.onnx")
+found = tokenizer.encode_batch(["Tea is a drink.", "Coffee is one too."])
+ids = np.array([encoding.ids for encoding in found], np.int64)
+lengths = np.array([sum(encoding.attention_mask) for encoding in found], np.int64)
+vectors = session.run(None, {"ids": ids, "lengths": lengths})[0]
+```
+"""
+_TITLE = "Sentence vectors of {} dimensions, made by an LSTM autoencoder. Exported by lstm_embed."
+_METHODS = {
+    "model": "this model",
+    "mean": "mean of its word vectors",
+    "sif": "SIF",
+    "bm25": "BM25",
+}
+_OUTPUTS = {
+    "joined": "the unit vector of the weighted word mean and that of the code, joined",
+    "transfer": "unit vectors of the weighted word mean, the code and the largest LSTM states, joined (for classifiers)",
+    "code": "the code alone",
+    "words": "the weighted mean of the word vectors alone",
+}
+
+
+def model_card(
+    model: Model, fmt: str, name: str, scores: Mapping[str, Any] | None = None, precision: float | None = None
+) -> str:
+    """Return the text of README.md, with front matter for the Hugging Face hub.
+
+    Args:
+        model: What was exported.
+        fmt: "sentence-transformers" or "onnx".
+        name: The model's name.
+        scores: Content of an evaluation's results.json.
+        precision: Largest difference from this package's vectors that was seen.
+    """
+    usage = _SENTENCE_TRANSFORMERS if fmt == "sentence-transformers" else _ONNX
+    sections = [
+        _front_matter(model, fmt),
+        f"# {_plain(name)}\n\n" + _TITLE.format(model.autoencoder.embedding_dimension),
+        "## Use\n" + usage.rstrip(),
+        _same_text(precision),
+        "## What it is\n\n" + _facts(model),
+        "## Training data\n\n" + _data(model),
+        "## Scores\n\n" + (_scores(scores) if scores else "None were given when this card was written."),
+        _published(),
+        _limits(model),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(model: Model, fmt: str) -> str:
+    language = model.tokenizer.get("language")
+    lines = ["---"]
+    if language:
+        # Quoted, or YAML reads Norwegian as False.
+        lines += ["language:", f"- {json.dumps(language)}"]
+    if fmt == "sentence-transformers":
+        lines += ["library_name: sentence-transformers"]
+    lines += ["pipeline_tag: sentence-similarity", "tags:"]
+    tags = ["sentence-similarity", "feature-extraction", "lstm", "lstm_embed", fmt]
+    return "\n".join([*lines, *(f"- {tag}" for tag in tags), "---"])
+
+
+def _same_text(precision: float | None) -> str:
+    if precision is None:
+        return ""
+    return (
+        "The same text gets the same vector as from lstm_embed in fp32: when it was exported, the largest difference of any "
+        f"number was {precision:.0e}. Characters that Unicode took up after 2018 may be cut into words otherwise."
+    )
+
+
+def _facts(model: Model) -> str:
+    config = model.autoencoder.config
+    network = (
+        f"BiLSTM, {config.hidden_size} units a direction, states pooled by "
+        + {"weighted": "learned word weights", "mean": "their mean", "max": "their maximum", "last": "the last ones"}[
+            config.pooling
+        ]
+        if config.lstm_path and config.output != "words"
+        else "none"
+    )
+    rows = [
+        ("vector", f"{model.autoencoder.embedding_dimension} dimensions: {_OUTPUTS[config.output]}"),
+        ("similarity", "cosine"),
+        ("words of a sentence that count", f"{config.max_tokens}, the rest is cut off"),
+        (
+            "vocabulary",
+            f"{len(model.vocabulary):,} words, vectors of {model.autoencoder.word_vectors.shape[1]} dimensions",
+        ),
+        ("tokenizer", f"profile `{model.tokenizer['profile']}`"),
+        ("LSTM", network),
+        ("word mean in the code", "yes" if config.skip_path else "no"),
+        ("trained to", _objective(model)),
+        ("parameters", f"{sum(p.numel() for p in model.autoencoder.parameters()):,} with the decoder"),
+        ("fingerprint of the model", f"`{model.fingerprint}`"),
+    ]
+    recipe = json.dumps(config.to_dict(), indent=2)
+    return (
+        _table(("", ""), rows)
+        + f"\n\n<details><summary>All settings of the recipe</summary>\n\n```json\n{recipe}\n```\n\n</details>"
+    )
+
+
+def _objective(model: Model) -> str:
+    config = model.autoencoder.config
+    parts = []
+    if config.decoder != "none" and config.decoder_weight:
+        parts.append(f"reconstruct the sentence (decoder {config.decoder}, loss {config.reconstruction})")
+    if config.contrast_weight:
+        parts.append("tell a sentence from others by its neighbour in the text")
+    return " and ".join(parts) or "nothing"
+
+
+def _data(model: Model) -> str:
+    about = model.provenance
+    corpus = {name: value for name, value in (about.get("corpus") or {}).items() if value}
+    rows = [(name, f"{value:,}") for name, value in corpus.items()]
+    counted = int(model.vocabulary.counts.sum())
+    rows += [] if "tokens" in corpus else [("tokens", f"{counted:,}")]
+    known = 1 - int(model.vocabulary.counts[1]) / max(1, counted)
+    rows.append(("tokens in the vocabulary", f"{100 * known:.1f} %"))
+    for title, key in (("epochs", "epochs"), ("step of the weights", "step"), ("held-out loss", "validation_loss")):
+        value = about.get(key)
+        if isinstance(value, int | float) and math.isfinite(value):
+            rows.append((title, f"{value:,}" if isinstance(value, int) else f"{value:.4g}"))
+    rows += [
+        (f"fingerprint of the {title}", f"`{about[key]}`")
+        for title, key in (("token set", "tokens"), ("word vectors", "vectors"))
+        if about.get(key)
+    ]
+    return "No labels; no pretrained model either, unless the word vectors were imported.\n\n" + _table(("", ""), rows)
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    headline: Mapping[str, Mapping[str, float | None]] = scores["headline"]
+    methods = list(dict.fromkeys(method for column in headline.values() for method in column))
+    rows = [(measure, *(_figure(column.get(method)) for method in methods)) for measure, column in headline.items()]
+    names = [_METHODS.get(method, method.replace("_", " ")) for method in methods]
+    parts = ["Measured by lstm_embed, with simple methods in the same run.", _table(("", *names), rows)]
+    similarity = ((scores.get("similarity") or {}).get("methods") or {}).get("model")
+    if similarity:
+        sets = [(name, _figure(f["spearman"]), _figure(f["pearson"])) for name, f in similarity["sets"].items()]
+        parts += ["Similarity, each set (x100):", _table(("set", "Spearman", "Pearson"), sets)]
+    return "\n\n".join(parts)
+
+
+def _published() -> str:
+    rows = [(name, data, f"{stsb:.1f}", f"{sick:.1f}", f"{mean:.1f}") for name, data, stsb, sick, mean in _PUBLISHED]
+    return (
+        "## Published scores of others\n\nSpearman x100 of cosines, so that nobody is misled: most models that build on "
+        "pretrained ones score higher on English benchmarks. Compare figures of the same sets only.\n\n"
+        + _table(("model", "made of", "STS-B test", "SICK-R test", "mean with STS12-16"), rows)
+        + "\n\nAs collected in [Awesome-Sentence-Embedding](https://github.com/Doragd/Awesome-Sentence-Embedding)."
+    )
+
+
+def _limits(model: Model) -> str:
+    return (
+        "## Limits\n\n"
+        "- It knows the language and the topics of its corpus. A text without a known word gets the zero vector.\n"
+        "- Sentences of the same words get similar vectors: their order, and a negation, count little.\n"
+        "- Vectors are not anonymous: the decoder of the whole model turns them back into many of their words.\n"
+        "- What is biased in the corpus is biased in the vectors.\n"
+        "- The licence of the corpus may bind the model; it is not known to this card."
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Return text without what would end a cell of a table."""
+    return text.replace("|", "\\|").replace("\n", " ")

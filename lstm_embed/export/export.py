@@ -1,0 +1,230 @@
+"""Write a model for other tools and check what was written against the model. A finished folder is left as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_embed import storage
+from lstm_embed.errors import FingerprintMismatch, InputError, LstmEmbedError
+from lstm_embed.export import standalone
+from lstm_embed.export.card import model_card
+from lstm_embed.export.config import ExportConfig
+from lstm_embed.export.network import INPUTS, required, standalone_encoder, write_onnx
+from lstm_embed.export.tokenizer import tokenizer_json
+from lstm_embed.ledger import fingerprint, provenance, seal
+from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.ledger.whole import finished, making
+from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.model.folder import KIND as MODEL_KIND
+from lstm_embed.model.folder import Model, load_model
+from lstm_embed.progress import SILENT, Reporter, Summary
+
+STAGE, KIND = "export", "export"
+MODULE, GRAPH, CARD = "lstm_embedding.py", "model.onnx", "README.md"
+TOLERANCE = 1e-5
+"""Largest difference of a number of an exported vector, relative to the length of the longest vector if that is above 1."""
+
+_EXPORT_FORMAT = 1
+_CHECKED_SENTENCES = 200
+_SIGNS = (" ", " ", " ", ", ", " - ", "! ", "'", " \u0416\u00b2\u4e2d ")
+
+Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+
+
+def export(config: ExportConfig, report: Reporter = SILENT) -> Summary:
+    """Write a model in another format, with its tokenizer and a model card.
+
+    Raises:
+        FileNotFoundError: if there is no such model, or no such scores.
+        FingerprintMismatch: if the scores are of another model, or the output was made with other settings.
+        InputError: if the model cannot be exported, a package is missing, or the output holds something else.
+        LstmEmbedError: if the exported model gives other vectors than the model.
+    """
+    begin = time.monotonic()
+    output = storage.resolve(config.output)
+    scores = _read_scores(config.scores) if config.scores else None
+    settings = {
+        "model": read_manifest(config.model, kind=MODEL_KIND)["fingerprint"],
+        "to": config.format,
+        "version": _EXPORT_FORMAT,
+        "scores": fingerprint(scores) if scores else None,
+        "name": config.name,
+    }
+    if scores and scores["model"]["fingerprint"] != settings["model"]:
+        raise FingerprintMismatch(
+            f"{config.scores} are scores of the model {scores['model']['fingerprint'][:8]}; {config.model} is the model "
+            f"{settings['model'][:8]}; evaluate this model (--scores)"
+        )
+    manifest = finished(output, kind=KIND, settings=settings)
+    if manifest:
+        report.note(f"{output} is finished; nothing to do")
+        return _summary(config, output, manifest, begin, already_done=True)
+    for package in ("tokenizers", *(("onnx", "onnxruntime") if config.format == "onnx" else ())):
+        required(package)
+    model = load_model(config.model)
+    with tempfile.TemporaryDirectory() as folder:
+        largest = write(model, config.format, folder, report)
+        card = model_card(model, config.format, config.name or _name(model, config.model), scores, largest)
+        with open(os.path.join(folder, CARD), "w", encoding="utf-8") as file:
+            file.write(card)
+        # The folder may be published: neither paths nor the name of this machine belong in it.
+        made_by = {name: value for name, value in provenance().items() if name != "host"}
+        with making(output, kind=KIND, settings=settings, config={"format": config.format}, made_by=made_by):
+            for name in sorted(os.listdir(folder)):
+                storage.copy_file(os.path.join(folder, name), storage.join(output, name))
+    content = {
+        "model": model.fingerprint,
+        "embedding_dimension": model.autoencoder.embedding_dimension,
+        "words": len(model.vocabulary),
+        "largest_difference": largest,
+    }
+    manifest = seal(output, kind=KIND, fingerprint=fingerprint(settings), content=content)
+    return _summary(config, output, manifest, begin, already_done=False)
+
+
+def write(model: Model, fmt: str, folder: str, report: Reporter = SILENT) -> float:
+    """Write an exported model into a local folder, without card and manifest; return how far its vectors are off.
+
+    Raises:
+        LstmEmbedError: if they are further off than `TOLERANCE`.
+    """
+    from tokenizers import Tokenizer
+
+    report.progress(STAGE, 0, 3, "steps")
+    network = standalone_encoder(model.autoencoder)
+    rules = tokenizer_json(model.vocabulary, model.tokenizer["profile"], network.settings.max_tokens)
+    tokenizer = Tokenizer.from_str(json.dumps(rules))
+    standalone.LstmEmbedding(network, tokenizer).save(folder)
+    report.progress(STAGE, 1, 3, "steps")
+    if fmt == "onnx":
+        os.remove(os.path.join(folder, standalone.WEIGHTS))
+        write_onnx(network, os.path.join(folder, GRAPH), {"lstm_embed.model": model.fingerprint})
+        encode = _onnx_encode(folder)
+    else:
+        _write_sentence_transformers(folder)
+        encode = _module_encode(folder)
+    report.progress(STAGE, 2, 3, "steps")
+    largest = _check(model, encode)
+    report.progress(STAGE, 3, 3, "steps")
+    return largest
+
+
+def _write_sentence_transformers(folder: str) -> None:
+    """Add what makes a folder one of sentence-transformers: the module's code, its place, and settings of the whole."""
+    storage.copy_file(os.path.abspath(standalone.__file__), os.path.join(folder, MODULE))
+    name = f"{os.path.splitext(MODULE)[0]}.{standalone.LstmEmbedding.__name__}"
+    settings: dict[str, Any] = {
+        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": name}],
+        # Without a version: older releases warn of newer ones.
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": {"query": "", "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    }
+    for file, content in settings.items():
+        storage.write_json(os.path.join(folder, file), content)
+
+
+def _module_encode(folder: str) -> Encode:
+    import torch
+
+    module = standalone.LstmEmbedding.load(folder).eval()
+
+    def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            found: npt.NDArray[np.float32] = module(module.tokenize(texts))["sentence_embedding"].numpy()
+        return found
+
+    return encode
+
+
+def _onnx_encode(folder: str) -> Encode:
+    """Return what the usage in the model card does."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(os.path.join(folder, standalone.TOKENIZER))
+    session = onnxruntime.InferenceSession(os.path.join(folder, GRAPH), providers=["CPUExecutionProvider"])
+
+    def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        found = tokenizer.encode_batch(list(texts))
+        ids = np.array([encoding.ids for encoding in found], np.int64)
+        lengths = np.array([sum(encoding.attention_mask) for encoding in found], np.int64)
+        vectors: npt.NDArray[np.float32] = session.run(None, dict(zip(INPUTS, (ids, lengths), strict=True)))[0]
+        return vectors
+
+    return encode
+
+
+def _check(model: Model, encode: Encode) -> float:
+    """Return the largest difference between vectors of the exported model and the model, on made-up sentences."""
+    rng = np.random.default_rng(0)
+    words = model.vocabulary.words
+    longest = 2 * model.autoencoder.config.max_tokens
+    texts = ["", " ", "?"]
+    for _ in range(_CHECKED_SENTENCES):
+        chosen = [words[number] for number in rng.integers(2, len(words), int(rng.integers(1, longest)))]
+        signs = [_SIGNS[number] for number in rng.integers(0, len(_SIGNS), len(chosen))]
+        texts.append("".join(word + sign for word, sign in zip(chosen, signs, strict=True)))
+    wanted = SentenceEncoder(model.autoencoder, model.vocabulary, model.tokenizer).encode(texts)
+    found = np.concatenate([encode(texts[start : start + 32]) for start in range(0, len(texts), 32)])
+    largest = float(np.abs(found - wanted).max())
+    allowed = TOLERANCE * max(1.0, float(np.linalg.norm(wanted, axis=1).max()))
+    if not largest <= allowed:
+        raise LstmEmbedError(
+            f"the exported model gives other vectors than the model: a number is off by {largest:.2g}; expected at most "
+            f"{allowed:.2g}; nothing was written. Other versions of torch, onnx or tokenizers may do better"
+        )
+    return largest
+
+
+def _read_scores(path: str) -> dict[str, Any]:
+    """Return what an evaluation found, given as its folder or results.json.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    path = storage.resolve(path)
+    if not path.endswith(".json"):
+        path = storage.join(path, "results.json")
+    if not storage.exists(path):
+        raise FileNotFoundError(f"no file at {path} (--scores)")
+    try:
+        scores = storage.read_json(path)
+        _ = scores["model"]["fingerprint"], scores["headline"].items()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise InputError(f"{path} is no result of an evaluation (--scores)") from None
+    return dict(scores)
+
+
+def _name(model: Model, path: str) -> str:
+    return str(model.provenance.get("run_name") or storage.name(storage.resolve(path)))
+
+
+def _summary(
+    config: ExportConfig, output: str, manifest: Mapping[str, Any], begin: float, *, already_done: bool
+) -> Summary:
+    content = manifest["content"]
+    return Summary(
+        stage=STAGE,
+        output=output,
+        rows=content["words"],
+        row_name="words",
+        seconds=time.monotonic() - begin,
+        already_done=already_done,
+        facts={
+            "format": config.format,
+            "dimension": content["embedding_dimension"],
+            "largest_difference": content["largest_difference"],
+        },
+    )
