@@ -243,16 +243,25 @@ def _start_embedded_ray() -> None:
 
     import ray
 
-    # One more CPU than there are: the stages that feed actors must fit beside them, also on a machine with one core.
-    with _native_stderr_held():
-        ray.init(
-            address="local",  # a Ray that happens to run on this machine was not asked for
-            num_cpus=(os.cpu_count() or 1) + 1,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            object_store_memory=_object_store_bytes(),
-        )
+    from lstm_embed.errors import LstmEmbedError
+
+    try:
+        with _native_stderr_held():
+            ray.init(
+                address="local",  # a Ray that happens to run on this machine was not asked for
+                # One more than there are: the stages that feed actors must fit beside them, also on a machine with one core.
+                num_cpus=(os.cpu_count() or 1) + 1,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                object_store_memory=_object_store_bytes(),
+            )
+    except Exception as error:  # Ray raises nothing more precise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LstmEmbedError(
+            f"Ray does not start on this machine ({reason}); it may be too busy, or short of memory or disk; run the "
+            "command again"
+        ) from error
 
 
 @contextlib.contextmanager
