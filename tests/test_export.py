@@ -1,0 +1,316 @@
+"""Exported models give the vectors of the model they were made of, from raw text, in the tools they are made for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from gensim.test.utils import datapath
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from lstm_embed.corpus.text import sentence_splitter, tokenize
+from lstm_embed.corpus.vocabulary import SPECIAL_WORDS, Vocabulary
+from lstm_embed.errors import FingerprintMismatch, InputError, LstmEmbedError
+from lstm_embed.export import export as exporting
+from lstm_embed.export.config import ExportConfig
+from lstm_embed.export.export import export
+from lstm_embed.export.network import standalone_encoder
+from lstm_embed.export.tokenizer import tokenizer_json
+from lstm_embed.model.autoencoder import Autoencoder
+from lstm_embed.model.config import PRESETS, ModelConfig
+from lstm_embed.model.encoder import SentenceEncoder
+
+SPLIT = sentence_splitter("sentencex", "en")
+ODD_TEXTS = [
+    "",
+    "   ",
+    "?! ...",
+    "zzgq xqwv",
+    "the " * 5000,
+    "Müller’s ΟΔΥΣΣΕΎΣ İstanbul",
+    "Съешь ещё этих мя́гких булок",
+    "北京是中国的首都。ひらがな",
+    "ภาษาไทยไม่มีช่องว่าง",
+    "السَّلَامُ عَلَيْكُمْ שָׁלוֹם",
+    "한국어 문장입니다",
+    "<pad> <unk> pad",
+]
+CONFIGS = {
+    "default": PRESETS["default"]().to_dict() | {"hidden_size": 24, "code_size": 20},
+    "large": PRESETS["large"]().to_dict() | {"hidden_size": 40, "code_size": 48},
+    "original": PRESETS["original"]().to_dict() | {"hidden_size": 20},
+    "transfer": {"hidden_size": 10, "code_size": 12, "output": "transfer", "pooling": "mean"},
+    "max": {"hidden_size": 10, "code_size": 0, "output": "code", "pooling": "max", "skip_path": False},
+    "words": {"hidden_size": 10, "code_size": 12, "output": "words", "start_weights": "sif"},
+    "no_lstm": {"hidden_size": 10, "code_size": 12, "lstm_path": False, "freeze_word_vectors": False},
+}
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[str]:
+    """Return sentences of news texts that ship with gensim."""
+    with open(datapath("lee_background.cor"), encoding="latin-1") as file:
+        texts = [line.strip() for line in file][:25]
+    return [text[start:end] for text in texts for start, end in SPLIT(text)]
+
+
+def save_model(path: Path, sentences: list[str], name: str) -> SentenceEncoder:
+    """Write a model with random weights over the words of some sentences."""
+    config = ModelConfig.from_dict(CONFIGS[name])
+    profile = "original" if name == "original" else "default"
+    tokens = [token for row in tokenize([*sentences[:150], *ODD_TEXTS[5:11]], profile).to_pylist() for token in row]
+    words = sorted(set(tokens))
+    vocabulary = Vocabulary([*SPECIAL_WORDS, *words], [0, 9, *map(tokens.count, words)])
+    rng = np.random.default_rng(0)
+    model = Autoencoder(config, rng.normal(size=(len(vocabulary), 16)), vocabulary.counts)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.requires_grad and key != "word_vectors":
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    encoder = SentenceEncoder(model, vocabulary, {"profile": profile, "language": "en"})
+    encoder.save(str(path))
+    return encoder
+
+
+def export_to(model: Path, fmt: Any, output: Path, **changes: str) -> Any:
+    return export(ExportConfig(model=str(model), format=fmt, output=str(output), **changes))
+
+
+def load(path: Path | str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(path), trust_remote_code=True, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_sentence_transformers_gives_the_vectors_of_the_model_from_raw_text(
+    name: str, tmp_path: Path, sentences: list[str]
+) -> None:
+    encoder = save_model(tmp_path / "model", sentences, name)
+    summary = export_to(tmp_path / "model", "sentence-transformers", tmp_path / name)
+    assert not summary.already_done
+    texts = [*sentences, *ODD_TEXTS]
+    model = load(tmp_path / name)
+    found = model.encode(texts, batch_size=16)
+    assert found.dtype == np.float32
+    assert np.abs(found - encoder.encode(texts)).max() < 1e-5
+    assert np.abs(found - model.encode(texts, batch_size=3)).max() < 1e-6
+    assert len(np.unique(found.round(4), axis=0)) > len(sentences) // 2
+
+
+def test_sentence_transformers_normalizes_compares_saves_and_loads_again(tmp_path: Path, sentences: list[str]) -> None:
+    encoder = save_model(tmp_path / "model", sentences, "default")
+    export_to(tmp_path / "model", "sentence-transformers", tmp_path / "first")
+    model = load(tmp_path / "first")
+    texts = [*sentences[:20], "one \ud800 surrogate"]
+    vectors = model.encode(texts, normalize_embeddings=True)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert np.allclose(model.similarity(vectors, vectors).numpy(), encoder.similarity(vectors, vectors), atol=1e-6)
+    assert np.allclose(model.encode(texts), encoder.encode(texts), atol=1e-5)
+    assert np.allclose(model.encode("of the", prompt="king "), encoder.encode("king of the"), atol=1e-5)
+    assert model.encode(sentences[0]).shape == (encoder.embedding_dimension,)
+    assert model.max_seq_length == encoder.max_tokens
+    model.max_seq_length = 3
+    short = [" ".join(row[:3]) for row in tokenize(texts).to_pylist()]
+    assert np.allclose(model.encode(texts), encoder.encode(short), atol=1e-5)
+    again = tmp_path / "again"
+    model.save(str(again))
+    assert np.allclose(load(again).encode(texts), encoder.encode(texts), atol=1e-5)
+    assert (again / "README.md").read_text() == (tmp_path / "first" / "README.md").read_text()
+
+
+def test_an_exported_folder_needs_nothing_of_this_package_and_names_no_machine(
+    tmp_path: Path, sentences: list[str]
+) -> None:
+    save_model(tmp_path / "model", sentences, "default")
+    export_to(tmp_path / "model", "sentence-transformers", tmp_path / "out")
+    code = (tmp_path / "out" / "lstm_embedding.py").read_text()
+    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", code, re.MULTILINE))
+    allowed = {"__future__", "json", "os", "collections", "dataclasses", "typing", "safetensors", "torch", "tokenizers"}
+    assert imported <= allowed
+    for file in (tmp_path / "out").glob("*.*"):
+        if file.suffix != ".safetensors":
+            assert str(tmp_path) not in file.read_text()
+            assert '"host"' not in file.read_text()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_onnx_gives_the_vectors_of_the_model_for_any_batch_length_and_padding(
+    name: str, tmp_path: Path, sentences: list[str]
+) -> None:
+    encoder = save_model(tmp_path / "model", sentences, name)
+    export_to(tmp_path / "model", "onnx", tmp_path / "out")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    for batch, length in ((1, 1), (1, 40), (5, 0), (7, 90), (33, 12)):
+        lengths = rng.integers(0, length + 1, batch)
+        lengths[0] = length
+        # Behind the end of a sentence stand other ids.
+        ids = rng.integers(0, len(encoder.vocabulary), (batch, length))
+        found = session.run(None, {"ids": ids, "lengths": lengths})[0]
+        wanted = encoder.encode_ids([row[:count] for row, count in zip(ids, lengths, strict=True)])
+        assert found.shape == wanted.shape
+        assert np.abs(found - wanted).max() < 1e-5
+        assert not found[lengths == 0].any()
+
+
+def test_the_usage_in_the_card_of_onnx_gives_the_vectors_of_the_model(
+    tmp_path: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = save_model(tmp_path / "model", sentences, "default")
+    export_to(tmp_path / "model", "onnx", tmp_path / "out")
+    (code,) = re.findall(r"^```python\n(.*?)^```", (tmp_path / "out" / "README.md").read_text(), re.M | re.S)
+    monkeypatch.chdir(tmp_path / "out")
+    for texts in (["Tea is a drink.", "Coffee is one too."], [*sentences[:9], *ODD_TEXTS], [""]):
+        names: dict[str, Any] = {}
+        exec(code.replace('["Tea is a drink.", "Coffee is one too."]', repr(texts)), names)
+        assert np.abs(names["vectors"] - encoder.encode(texts)).max() < 1e-5
+
+
+def tokenizer_of(profile: str) -> Any:
+    rules = tokenizer_json(Vocabulary([*SPECIAL_WORDS, "a"], [0, 1, 1]), profile, 64)
+    tokenizer = Tokenizer.from_str(json.dumps(rules))
+
+    def words(text: str) -> list[str]:
+        cut = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+        return [word for word, _ in cut]
+
+    return words
+
+
+@pytest.mark.parametrize("profile", ["default", "original"])
+def test_the_exported_tokenizer_knows_every_character_but_a_few_new_ones(profile: str) -> None:
+    words = tokenizer_of(profile)
+    points = [point for point in range(0x20000) if not 0xD800 <= point < 0xE000]
+    texts = [f"Ka{chr(point)}\u0301b{chr(point)}'t 1{chr(point)}" for point in points]
+    pairs = zip(points, texts, tokenize(texts, profile).to_pylist(), strict=True)
+    other = [point for point, text, wanted in pairs if words(text) != wanted]
+    assert len(other) < 400
+    # Unicode 3.2 of the year 2002 has them all: what differs is newer.
+    assert all(unicodedata.ucd_3_2_0.category(chr(point)) == "Cn" for point in other)
+
+
+_SIGNS = st.sampled_from("aZé'’ʼ1٣ ₂²́̈ж́ёИ́יִּשׁالـَกัาเ中か한ｱﾞ­‍?.!,()ςΣİſ\n\t-_")
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(_SIGNS, max_size=30), profile=st.sampled_from(["default", "original"]))
+def test_the_exported_tokenizer_cuts_as_the_library_does(text: str, profile: str) -> None:
+    assert tokenizer_of(profile)(text) == tokenize([text], profile).to_pylist()[0]
+
+
+def test_gradients_reach_the_layers_of_the_exported_encoder(tmp_path: Path, sentences: list[str]) -> None:
+    encoder = standalone_encoder(save_model(tmp_path / "model", sentences, "default").autoencoder).train()
+    encoder(torch.tensor([[2, 3, 4], [5, 0, 0]]), torch.tensor([3, 1])).sum().backward()
+    trained = {name: parameter.grad is not None for name, parameter in encoder.named_parameters()}
+    assert not trained.pop("word_vectors")
+    assert all(trained.values())
+
+
+SCORES = {
+    "headline": {"similarity, mean Spearman": {"model": 66.54321, "mean": 49.7, "sif": None}, "MRR": {"model": 0.75}},
+    "similarity": {"methods": {"model": {"sets": {"stsb-dev": {"spearman": 71.26, "pearson": 70.0}}}}},
+}
+
+
+def test_the_card_has_front_matter_training_data_scores_and_published_ones(
+    tmp_path: Path, sentences: list[str]
+) -> None:
+    encoder = save_model(tmp_path / "model", sentences, "default")
+    encoder.provenance = {
+        "run_name": "first",
+        "tokens": "abc123",
+        "corpus": {"articles": 12345, "sentences": 67890, "tokens": 1},
+        "validation_loss": None,
+    }
+    encoder.save(str(tmp_path / "model"))
+    scores = tmp_path / "scores" / "results.json"
+    scores.parent.mkdir()
+    scores.write_text(json.dumps(SCORES | {"model": {"fingerprint": encoder.fingerprint}}))
+    export_to(tmp_path / "model", "sentence-transformers", tmp_path / "out", scores=str(scores.parent))
+    card = (tmp_path / "out" / "README.md").read_text()
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "language": ["en"],
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-similarity", "feature-extraction", "lstm", "lstm_embed", "sentence-transformers"],
+    }
+    for expected in ("# first", "12,345", "67,890", "abc123", encoder.fingerprint, "66.5", "49.7", "0.750", "71.3"):
+        assert expected in body
+    for published in ("GloVe 840B", "61.3", "BERT-whitening", "66.3", "IS-BERT", "66.6", "72.1", "76.3"):
+        assert published in body
+    assert "None" not in body
+
+
+def test_scores_of_another_model_and_files_that_are_none_are_refused(tmp_path: Path, sentences: list[str]) -> None:
+    save_model(tmp_path / "model", sentences, "words")
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(SCORES | {"model": {"fingerprint": "other"}}))
+    with pytest.raises(FingerprintMismatch, match="other"):
+        export_to(tmp_path / "model", "onnx", tmp_path / "out", scores=str(file))
+    for content in ("{", "[]", '{"model": 3}'):
+        file.write_text(content)
+        with pytest.raises(InputError, match="no result of an evaluation"):
+            export_to(tmp_path / "model", "onnx", tmp_path / "out", scores=str(file))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_export_is_left_alone_and_no_other_folder_is_written_over(
+    tmp_path: Path, sentences: list[str]
+) -> None:
+    save_model(tmp_path / "model", sentences, "words")
+    export_to(tmp_path / "model", "onnx", tmp_path / "out")
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
+    assert export_to(tmp_path / "model", "onnx", tmp_path / "out").already_done
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")} == before
+    with pytest.raises(FingerprintMismatch, match="other settings"):
+        export_to(tmp_path / "model", "sentence-transformers", tmp_path / "out")
+    with pytest.raises(InputError, match="not of export"):
+        export_to(tmp_path / "model", "onnx", tmp_path / "model")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"thesis\.txt"):
+        export_to(tmp_path / "model", "onnx", foreign)
+    # Stopped before the end, it is taken up by the same command.
+    (tmp_path / "out" / "manifest.json").unlink()
+    (tmp_path / "out" / "model.onnx").unlink()
+    assert not export_to(tmp_path / "model", "onnx", tmp_path / "out").already_done
+    assert (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_an_exported_model_that_gives_other_vectors_is_not_written(
+    tmp_path: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "model", sentences, "default")
+    right = exporting.standalone_encoder
+
+    def wrong(autoencoder: Autoencoder) -> Any:
+        encoder = right(autoencoder)
+        with torch.no_grad():
+            encoder.from_words.weight.add_(1e-3)
+        return encoder
+
+    monkeypatch.setattr(exporting, "standalone_encoder", wrong)
+    with pytest.raises(LstmEmbedError, match="other vectors"):
+        export_to(tmp_path / "model", "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
