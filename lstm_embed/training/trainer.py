@@ -316,10 +316,20 @@ class _Show:
         self.begun = False
 
     def poll(self) -> bool:
-        """Report what is new; tell whether there were new metrics."""
+        """Report what is new; tell whether there were new metrics.
+
+        Raises:
+            LstmEmbedError: if Ray's processes here were ended, as by a signal to the job's whole process group.
+        """
         import ray
 
-        self.begun, row, notes = ray.get(self._link.news.remote())
+        try:
+            self.begun, row, notes = ray.get(self._link.news.remote())
+        except ray.exceptions.RayActorError as error:
+            raise LstmEmbedError(
+                "Ray's processes of this job were ended from outside; run the same command again to go on from the last "
+                "checkpoint (to stop a run with a checkpoint, send SIGTERM to the job's process alone)"
+            ) from error
         for note in notes:
             self._report.note(note)
         if row is None:
