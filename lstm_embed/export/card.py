@@ -57,6 +57,9 @@ _METHODS = {
     "model": "this model",
     "mean": "mean of its word vectors",
     "sif": "SIF",
+    "sif_minus_first": "SIF without first component",
+    "log_unit": "mean by log(1/p)",
+    "own_weights": "mean by its own weights",
     "bm25": "BM25",
 }
 _OUTPUTS = {
@@ -120,7 +123,7 @@ def _facts(model: Model) -> str:
     config = model.autoencoder.config
     network = (
         f"BiLSTM, {config.hidden_size} units a direction, states pooled by "
-        + {"weighted": "learned word weights", "mean": "their mean", "max": "their maximum", "last": "the last ones"}[
+        + {"weighted": "word weights", "mean": "their mean", "max": "their maximum", "last": "the last ones"}[
             config.pooling
         ]
         if config.lstm_path and config.output != "words"
