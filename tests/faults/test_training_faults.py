@@ -43,7 +43,7 @@ KILLS, STOPS, NODE_KILLS = 5, 3, 2
 EPOCHS = 90
 MOST_STEPS = 40
 """Steps that a run makes at most between two faults."""
-CURVE_TOLERANCE = 1e-2
+CURVE_TOLERANCE = 1e-4
 """Largest relative difference of a step's loss where the number of workers changed on the way."""
 
 Job = subprocess.Popen[str]
