@@ -148,7 +148,8 @@ def test_drivers_and_workers_killed_at_random_moments(
                     process.wait()
             if process.wait() == 0:
                 break
-            assert process.returncode == -signal.SIGKILL, log_of(output)
+            # A killed agent of the node takes the embedded Ray along, and with it the job.
+            assert process.returncode in (-signal.SIGKILL, 1), log_of(output)
         else:
             assert start(corpus, output, drop).wait() == 0, log_of(output)
         assert files_of(output) == whole(drop)
