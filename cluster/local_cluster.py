@@ -25,7 +25,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,12 @@ class LocalCluster:
             wait: Until it has joined.
             wrapper: Words before its command line, such as `unshare`.
         """
-        numbers = [int(name.split("-")[1]) for name in self.nodes if name != "head"]
-        name = f"worker-{max(numbers, default=0) + 1}"
-        before = self.num_alive() if wait else 0
+        # Never a name again: the head takes a killed node for alive for a while.
+        self._state["added"] = self._state.get("added", 0) + 1
+        name = f"worker-{self._state['added']}"
         self._launch(name, [f"--address={_own_ip()}:{self._state['port']}", f"--num-cpus={cpus}"], wrapper)
         if wait:
-            self.wait_for_nodes(before + 1)
+            self._wait(lambda: name in self.node_ids())
         return name
 
     def kill(self, name: str, *, gently: bool = False) -> None:
@@ -166,8 +166,11 @@ class LocalCluster:
 
     def wait_for_nodes(self, number: int) -> None:
         """Return when at least `number` nodes are alive."""
+        self._wait(lambda: self.num_alive() >= number)
+
+    def _wait(self, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while self.num_alive() < number:
+        while not done():
             dead = [name for name, pid in self.nodes.items() if not _alive(pid)]
             if dead or time.monotonic() > deadline:
                 raise SystemExit(f"error: {', '.join(dead) or 'a node'} did not start; see {self.folder}/*.log")

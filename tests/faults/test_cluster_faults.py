@@ -124,18 +124,16 @@ def same_parts(folder: str, reference: str) -> bool:
     return bool(here) and here == there
 
 
-def driver_of(job: str) -> int:
-    """Return the process of a job's driver."""
+def driver_of(job: str, run: str) -> int:
+    """Return the process of a job's driver; its run or output is named `run`."""
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = entry.read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[1:2] == [b"jobs/train.py" if "train" in job else b"jobs/prepare.py"] and job.encode() in b" ".join(
-            words
-        ):
+        if words[1:2] == [f"jobs/{job}.py".encode()] and run.encode() in b" ".join(words):
             return int(entry.parent.name)
-    raise AssertionError(f"no driver of {job}")
+    raise AssertionError(f"no driver of {job} {run}")
 
 
 def say(what: str, seconds: float) -> None:
@@ -240,8 +238,8 @@ def test_a_node_that_is_announced_to_go_costs_no_steps(cluster: LocalCluster, mo
     say("a checkpoint was there after a node was announced to go", time.monotonic() - begun)
     saved = checkpoints_of("drained")[-1]
     cluster.kill(name)
-    cluster.add(cpus=2)
     reached, begun = steps_of("drained")[-1], time.monotonic()
+    cluster.add(cpus=2, wait=False)
     seen: list[int] = []
 
     def gone_on() -> bool:
@@ -277,7 +275,7 @@ def test_a_lost_driver_is_started_again(
     options = ["--backoff", "1", "--name", f"{job}-driver-lost", "--"]
     process = start_client(cluster, tmp_path / "log", *SUBMIT, *options, "python", *command)
     wait_until(lambda: progress() > (45 if job == "train" else 2), "progress", process)
-    os.kill(driver_of("driver-lost"), signal.SIGKILL)
+    os.kill(driver_of(job, "driver-lost"), signal.SIGKILL)
     reached, begun = progress(), time.monotonic()
     wait_until(lambda: progress() > reached, "further progress", process)
     say(f"{job} went on after its driver was killed", time.monotonic() - begun)
