@@ -101,10 +101,7 @@ def _stages(folder: Callable[[str], str], start_ray: Callable[[], Any]) -> list[
         )
         # A corpus this small gives few steps: small groups make more of them. All words count alike in the reconstruction.
         small = dataclasses.replace(preset.model, hidden_size=96, code_size=128, target_constant=0.0)
-        # Half-precision products of so small a model save no time on a CPU and take twice the memory.
-        config = dataclasses.replace(
-            preset, model=small, group_size=64, groups_per_step=2, learning_rate=2e-3, precision="fp32"
-        )
+        config = dataclasses.replace(preset, model=small, group_size=64, groups_per_step=2, learning_rate=2e-3)
         if summary := finished_run(config):
             return summary
         start_ray()

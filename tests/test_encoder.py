@@ -263,7 +263,8 @@ def test_bfloat16_stays_near_full_precision_and_saves_full_weights(tmp_path: Pat
 
 def test_a_precision_is_resolved_or_refused_before_any_work() -> None:
     assert resolve_precision("fp32", "cpu") == "fp32"
-    assert resolve_precision("auto", "cpu") in ("fp32", "bf16")
+    assert resolve_precision("auto", "cpu", hidden_size=512) in ("fp32", "bf16")
+    assert resolve_precision("auto", "cpu", hidden_size=128) == "fp32"
     with pytest.raises(InputError, match="fp16 is for GPUs"):
         resolve_precision("fp16", "cpu")
     with pytest.raises(ValueError, match="--precision"):

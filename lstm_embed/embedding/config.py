@@ -83,7 +83,8 @@ class EmbedConfig:
     """Earlier output of embed: articles whose text is the same keep their vectors from there, and only the others are
     computed. (What this output folder itself held is reused in any case.)"""
     precision: str = "fp32"
-    """Arithmetic of the model: fp32, bf16, fp16 (GPU only) or auto (bf16 on GPUs and on CPUs that are fast at it)."""
+    """Arithmetic of the model: fp32, bf16, fp16 (GPU only) or auto (bf16 on GPUs, and for large models on CPUs
+    that are fast at it)."""
     num_workers: str = "0"
     """Model workers: a number, a range that grows with the cluster (1:8), or 0 for as many as fit now."""
     gpu: bool = False

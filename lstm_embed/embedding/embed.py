@@ -145,7 +145,7 @@ class EmbedJob:
             return "bf16"
         from lstm_embed.model.precision import resolve_precision
 
-        return resolve_precision("auto", "cpu")
+        return resolve_precision("auto", "cpu", hidden_size=int(self.model_config["model"]["hidden_size"]))
 
     def _columns(self) -> tuple[str, ...]:
         if not self.config.columns:

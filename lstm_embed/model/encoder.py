@@ -68,7 +68,7 @@ class SentenceEncoder:
         precision: str = "fp32",
         provenance: dict[str, Any] | None = None,
     ) -> None:
-        self.precision = resolve_precision(precision, device)
+        self.precision = resolve_precision(precision, device, hidden_size=autoencoder.config.hidden_size)
         self.autoencoder = autoencoder.to(device).eval()
         self.vocabulary = vocabulary
         self.tokenizer = tokenizer

@@ -77,7 +77,8 @@ class TrainingConfig:
     """Largest norm of the gradient, longer ones are shortened; 0 for no limit."""
 
     precision: Precision = "auto"
-    """Arithmetic of the matrix products: fp32, bf16, fp16 (GPU only), or auto: bf16 where the hardware is fast at it."""
+    """Arithmetic of the matrix products: fp32, bf16, fp16 (GPU only), or auto: bf16 where the hardware is fast at it and, on
+    a CPU, the model has many units."""
 
     seed: int = 0
     """Start of all chance: initial weights, order, noise, drawn negatives; at least 0."""

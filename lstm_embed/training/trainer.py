@@ -181,9 +181,9 @@ def _precision(config: TrainingConfig, existing: Run | None) -> str:
     import ray
 
     if not config.gpu:
-        return worker.probe_precision(config.precision, "cpu")
+        return worker.probe_precision(config.precision, "cpu", config.model.hidden_size)
     probe = ray.remote(num_gpus=1, num_cpus=0)(worker.probe_precision)
-    return ray.get(probe.remote(config.precision, "cuda"))
+    return ray.get(probe.remote(config.precision, "cuda", config.model.hidden_size))
 
 
 def _has_model(folder: RunFolder) -> bool:

@@ -181,11 +181,11 @@ class RaySession:
         self._link.note.remote(message)
 
 
-def probe_precision(requested: str, device: str) -> str:
+def probe_precision(requested: str, device: str, hidden_size: int) -> str:
     """Settle a precision on a machine that has such a device."""
     from lstm_embed.model.precision import resolve_precision
 
-    return resolve_precision(requested, device)
+    return resolve_precision(requested, device, hidden_size=hidden_size)
 
 
 def _is_preempted() -> bool:
