@@ -35,7 +35,7 @@ def save_model(path: Path | str, seed: int = 0) -> str:
     """Write a model folder with random weights; return its path."""
     rng = np.random.default_rng(seed)
     config = ModelConfig(hidden_size=32, code_size=12, max_tokens=24)
-    model = Autoencoder(config, rng.normal(size=(len(VOCABULARY), 10)), VOCABULARY.counts)
+    model = Autoencoder(config, rng.normal(size=(len(VOCABULARY), 10)), VOCABULARY.counts, words=VOCABULARY.words)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

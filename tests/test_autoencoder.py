@@ -17,13 +17,16 @@ from lstm_embed.model.batch import collate, running_rows
 from lstm_embed.model.config import ModelConfig, original
 from lstm_embed.model.group import Group, NegativeSampler, drop_words, make_group
 from lstm_embed.model.lstm import Lstm
+from lstm_embed.model.spelling import spelling_sums
 
 VOCABULARY_SIZE = 40
 WORD_SIZE = 8
 COUNTS = np.concatenate([[0, 9], 1000 // np.arange(1, VOCABULARY_SIZE - 1)])
 VECTORS = np.random.default_rng(0).normal(size=(VOCABULARY_SIZE, WORD_SIZE)).astype(np.float32)
 # The word vectors as they are, so that what is computed of them can be computed here once more.
-SMALL = ModelConfig(hidden_size=5, code_size=12, num_negatives=10, word_whitening=0.0)
+SMALL = ModelConfig(hidden_size=5, code_size=12, num_negatives=10, word_whitening=0.0, spelling_size=16)
+WORDS = ["<pad>", "<unk>", *(f"{stem}{end}" for stem in ("walk", "tea", "r", "öl", "中") for end in ("", "s", "ed"))]
+WORDS += [f"w{number}" for number in range(VOCABULARY_SIZE - len(WORDS))]
 SMALL_ORIGINAL = dataclasses.replace(original(), hidden_size=6, max_tokens=9, train_max_tokens=9)
 SENTENCES = [[3, 5, 7, 9, 2], [4, 6, 2], [30, 2, 8, 1, 6, 5, 11], [12], [13, 14, 15, 2], [2, 16, 17, 18]]
 PARTNERS = [1, 0, 4, -1, 2, -1]
@@ -32,7 +35,7 @@ ARTICLES = [0, 0, 1, 2, 1, 0]
 
 def make_model(config: ModelConfig = SMALL, seed: int = 0, move: float = 0.0) -> Autoencoder:
     """Make a small model; `move` adds noise to all trained weights, as training would."""
-    model = Autoencoder(config, VECTORS, COUNTS, seed=seed)
+    model = Autoencoder(config, VECTORS, COUNTS, words=WORDS, seed=seed)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -273,13 +276,37 @@ def test_word_vectors_that_all_lie_on_a_line_are_whitened_along_it_only() -> Non
     np.testing.assert_allclose((made**2).sum(1).mean(), 1, atol=1e-5)
 
 
-def test_the_joined_embedding_is_two_unit_vectors_with_the_start_weights_in_the_first() -> None:
+def test_the_joined_embedding_is_unit_vectors_of_word_mean_code_and_spelling() -> None:
     model = make_model(move=0.3)
     vectors = model.embed(*padded(SENTENCES)).detach().numpy()
     means = np.array([word_mean(sentence) for sentence in SENTENCES])
     np.testing.assert_allclose(vectors[:, :WORD_SIZE], means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(vectors[:, WORD_SIZE:], axis=1), 1.0, atol=1e-5)
-    assert vectors.shape[1] == model.embedding_dimension == WORD_SIZE + 12
+    np.testing.assert_allclose(np.linalg.norm(vectors[:, WORD_SIZE : WORD_SIZE + 12], axis=1), 1.0, atol=1e-5)
+    sums = spelling_sums(WORDS, 16).astype(np.float64)
+    p = COUNTS / COUNTS.sum()
+    spelling = np.zeros((len(SENTENCES), 16))
+    for row, sentence in zip(spelling, SENTENCES, strict=True):
+        for word in sentence:
+            if word > 1:  # the unknown word has no spelling
+                row += 3e-4 / (3e-4 + p[word]) * sums[word] / np.linalg.norm(sums[word])
+    spelling /= np.linalg.norm(spelling, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors[:, WORD_SIZE + 12 :], spelling, atol=1e-5)
+    assert vectors.shape[1] == model.embedding_dimension == WORD_SIZE + 12 + 16
+
+
+def test_words_that_are_written_alike_have_like_spelling() -> None:
+    words = ["walk", "walked", "talk", "sea", "a", "", "氣候變化", "氣候", "x" * 500]
+    sums = spelling_sums(words, 512).astype(np.float64)
+    assert np.array_equal(sums[:2], spelling_sums(words[:2], 512))
+    units = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1)
+    near = units @ units.T
+    # Of walk's n-grams <wa wal alk lk> <wal walk alk> the word walked has five, talk has alk lk> alk>.
+    assert near[0, 1] > near[0, 2] > 0.25 > abs(near[0, 3])
+    assert near[6, 7] > 0.15
+    assert np.abs(sums[8]).max() == 127  # not wrapped around
+    assert spelling_sums([], 16).shape == (0, 16)
+    # As it was when models were made with it: their exports and their next versions must read words the same way.
+    assert spelling_sums(["walk"], 16)[0].tolist() == [5, -5, 3, 3, -5, 5, -1, -1, -1, 5, -3, 5, 1, -1, 3, -5]
 
 
 def test_a_dropped_word_has_neither_vector_nor_weight_but_keeps_its_place() -> None:

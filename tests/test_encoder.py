@@ -34,7 +34,7 @@ CONFIGS = {
 
 def make_encoder(config: ModelConfig = CONFIGS["default"], **more: Any) -> SentenceEncoder:
     vectors = np.random.default_rng(0).normal(size=(len(VOCABULARY), 12))
-    model = Autoencoder(config, vectors, VOCABULARY.counts)
+    model = Autoencoder(config, vectors, VOCABULARY.counts, words=VOCABULARY.words)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

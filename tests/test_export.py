@@ -73,7 +73,7 @@ def save_model(path: Path, sentences: list[str], name: str) -> SentenceEncoder:
     words = sorted(set(tokens))
     vocabulary = Vocabulary([*SPECIAL_WORDS, *words], [0, 9, *map(tokens.count, words)])
     rng = np.random.default_rng(0)
-    model = Autoencoder(config, rng.normal(size=(len(vocabulary), 16)), vocabulary.counts)
+    model = Autoencoder(config, rng.normal(size=(len(vocabulary), 16)), vocabulary.counts, words=vocabulary.words)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, parameter in model.named_parameters():

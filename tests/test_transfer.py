@@ -121,7 +121,10 @@ def test_a_pickled_pipeline_holds_a_path_and_refuses_another_model_there(tmp_pat
 def make_module(config: ModelConfig, **options: Any) -> SentenceModule:
     vectors = np.random.default_rng(0).normal(size=(len(VOCABULARY), 10))
     return SentenceModule(
-        Autoencoder(config, vectors, VOCABULARY.counts), VOCABULARY, {"profile": "default"}, **options
+        Autoencoder(config, vectors, VOCABULARY.counts, words=VOCABULARY.words),
+        VOCABULARY,
+        {"profile": "default"},
+        **options,
     )
 
 
@@ -277,4 +280,4 @@ def test_the_readmes_ray_pipeline_runs_as_written(user_folder: Path, ray_cluster
     exec(compile(example, "README.md", "exec"), {})
     made = pq.read_table(user_folder / "vectors")
     assert made.num_rows == 30
-    assert made.schema.field("embedding").type == pa.list_(pa.float32(), 22)
+    assert made.schema.field("embedding").type == pa.list_(pa.float32(), 10 + 12 + 256)

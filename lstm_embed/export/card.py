@@ -63,8 +63,9 @@ _METHODS = {
     "bm25": "BM25",
 }
 _OUTPUTS = {
-    "joined": "the unit vector of the weighted word mean and that of the code, joined",
-    "transfer": "unit vectors of the weighted word mean, the code and the largest LSTM states, joined (for classifiers)",
+    "joined": "unit vectors of the weighted word mean, the code and the spelling, joined",
+    "transfer": "unit vectors of the weighted word mean, the code, the spelling and the largest LSTM states, joined "
+    "(for classifiers)",
     "code": "the code alone",
     "words": "the weighted mean of the word vectors alone",
 }

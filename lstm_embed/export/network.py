@@ -29,6 +29,7 @@ def standalone_encoder(autoencoder: Autoencoder) -> Encoder:
         word_size=autoencoder.word_vectors.shape[1],
         hidden_size=config.hidden_size if with_lstm else 0,
         code_size=config.code_dimension if with_code else 0,
+        spelling_size=config.spelling_size if config.output in ("joined", "transfer") else 0,
         skip_path=with_code and config.skip_path,
         projects_states=with_code and config.projects_states,
         pooling=config.pooling,

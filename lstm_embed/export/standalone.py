@@ -6,7 +6,8 @@ come with sentence-transformers. The vector of a sentence of n words is made of
     s = sum_t w_t x_t / n          weighted mean of the word vectors
     m = sum_t w_t h_t / n          states of an LSTM in both directions, pooled likewise (or their mean, maximum, last ones)
     z = R s + P m + b              the code
-    [s0/|s0| ; z/|z|]              both joined, s0 = s with other weights; or one of them alone, or the largest states too
+    g = sum_t v_t g_t / n          spelling: what n-grams of characters the words have
+    [s0/|s0| ; z/|z| ; g/|g|]      all joined, s0 = s with other weights; or s0 or z alone, or the largest states too
 
 Shape suffixes: B sentences, T positions, d word vector, H units of a direction, D code, E vector.
 """
@@ -42,6 +43,8 @@ class Settings:
     """Units of each direction of the LSTM; 0 for no LSTM."""
     code_size: int
     """Dimension of the code; 0 for no code."""
+    spelling_size: int
+    """Dimension of the spelling; 0 for none."""
     skip_path: bool
     """Whether the word mean is part of the code."""
     projects_states: bool
@@ -60,7 +63,8 @@ class Settings:
         """Dimension E of a vector."""
         if self.output in ("words", "code"):
             return self.word_size if self.output == "words" else self.code_size
-        return self.word_size + self.code_size + 2 * self.hidden_size * (self.output == "transfer")
+        joined = self.word_size + self.code_size + self.spelling_size
+        return joined + 2 * self.hidden_size * (self.output == "transfer")
 
 
 class Encoder(nn.Module):
@@ -78,6 +82,9 @@ class Encoder(nn.Module):
         self.word_vectors = nn.Parameter(torch.zeros(num_words, word_size), requires_grad=False)
         self.register_buffer("start_weights", torch.zeros(num_words))
         self.register_buffer("weights", torch.zeros(num_words))
+        if settings.spelling_size:
+            self.register_buffer("spelling", torch.zeros(num_words, settings.spelling_size, dtype=torch.int8))
+            self.register_buffer("spelling_weights", torch.zeros(num_words))
         self.forward_lstm = nn.LSTM(word_size, hidden_size, batch_first=True) if hidden_size else None
         self.backward_lstm = nn.LSTM(word_size, hidden_size, batch_first=True) if hidden_size else None
         self.from_words = nn.Linear(word_size, code_size, bias=False) if settings.skip_path else None
@@ -85,6 +92,8 @@ class Encoder(nn.Module):
 
     start_weights: Tensor
     weights: Tensor
+    spelling: Tensor
+    spelling_weights: Tensor
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Return the vectors, shape (B, E); zero where no word is known.
@@ -96,12 +105,14 @@ class Encoder(nn.Module):
         ids_BT, lengths_B = self._laid_out(ids_BT, lengths_B)
         known_B1 = (ids_BT >= FIRST_WORD).any(1, keepdim=True)
         if self.settings.output == "words":
-            return self._word_mean(ids_BT, lengths_B, self.start_weights)
+            return self._word_mean(ids_BT, lengths_B, self.start_weights, self.word_vectors)
         states = self._states(ids_BT, lengths_B)
         code_BD = torch.where(known_B1, self._code(ids_BT, lengths_B, states), 0.0)
         if self.settings.output == "code":
             return code_BD
-        parts = [self._word_mean(ids_BT, lengths_B, self.start_weights), code_BD]
+        parts = [self._word_mean(ids_BT, lengths_B, self.start_weights, self.word_vectors), code_BD]
+        if self.settings.spelling_size:
+            parts.append(self._word_mean(ids_BT, lengths_B, self.spelling_weights, self.spelling))
         if self.settings.output == "transfer":
             parts.append(torch.where(known_B1, self._pooled("max", lengths_B, states), 0.0))
         return torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)
@@ -120,9 +131,9 @@ class Encoder(nn.Module):
         padded_BT = torch.where(source_BT >= 0, ids_BT.gather(1, source_BT.clamp(min=0)), 0)
         return padded_BT, torch.full_like(lengths_B, padded_length)
 
-    def _word_mean(self, ids_BT: Tensor, lengths_B: Tensor, weights: Tensor) -> Tensor:
+    def _word_mean(self, ids_BT: Tensor, lengths_B: Tensor, weights: Tensor, vectors: Tensor) -> Tensor:
         weights_BT1 = F.embedding(ids_BT, weights[:, None])
-        sum_Bd = (weights_BT1 * F.embedding(ids_BT, self.word_vectors)).sum(1)
+        sum_Bd = (weights_BT1 * F.embedding(ids_BT, vectors)).sum(1)
         return sum_Bd / lengths_B.clamp(min=1)[:, None]
 
     def _states(self, ids_BT: Tensor, lengths_B: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -158,7 +169,7 @@ class Encoder(nn.Module):
             pooled_BM = self._pooled(self.settings.pooling, lengths_B, states)
             parts.append(pooled_BM if self.from_states is None else self.from_states(pooled_BM))
         if self.from_words is not None:
-            parts.append(self.from_words(self._word_mean(ids_BT, lengths_B, self.weights)))
+            parts.append(self.from_words(self._word_mean(ids_BT, lengths_B, self.weights, self.word_vectors)))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 

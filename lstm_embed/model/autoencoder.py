@@ -3,7 +3,8 @@
     s = sum_t w_t x_t / n          weighted mean of the word vectors
     m = sum_t w_t h_t / n          the LSTM's states, pooled likewise
     z = R s + P m + b              the code; R orthogonal, P = 0 and b = 0 at the start
-    embedding = [s0/|s0| ; z/|z|]  s0 = s with the weights of before training
+    g = sum_t v_t g_t / n          spelling: what n-grams of characters the words have, weighted by v
+    embedding = [s0/|s0| ; z/|z| ; g/|g|]  s0 = s with the weights of before training
 
 Nothing here draws a random number after construction: the same batch gives the same bits.
 
@@ -29,6 +30,7 @@ from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.decoder import Decoder
 from lstm_embed.model.group import FIRST_WORD, BoolArray, Group, IntArray
 from lstm_embed.model.lstm import Lstm
+from lstm_embed.model.spelling import spelling_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class WordTable:
         weights_U: Weights as learned.
         start_weights_U: Weights before training.
         known_U: False for padding and the unknown word.
+        spelling_Us: Weighted spelling, if the model has it.
         projected: For each direction of the LSTM what the words add to its gates, if that was asked for.
     """
 
@@ -47,6 +50,7 @@ class WordTable:
     weights_U: Tensor
     start_weights_U: Tensor
     known_U: Tensor
+    spelling_Us: Tensor | None = None
     projected: tuple[Tensor, Tensor] | None = None
 
 
@@ -88,11 +92,18 @@ class Autoencoder(nn.Module):
         config: The recipe.
         word_vectors_Vd: Word vectors as trained, aligned to the vocabulary.
         counts_V: Word counts of the training corpus; of id 1, tokens without an id.
+        words: The V words, for their spelling; without them that part of the embedding is zero.
         seed: Decides the initial weights; the global random state is not touched.
     """
 
     def __init__(
-        self, config: ModelConfig, word_vectors_Vd: Tensor | npt.NDArray, counts_V: npt.ArrayLike, *, seed: int = 0
+        self,
+        config: ModelConfig,
+        word_vectors_Vd: Tensor | npt.NDArray,
+        counts_V: npt.ArrayLike,
+        *,
+        words: Sequence[str] = (),
+        seed: int = 0,
     ) -> None:
         super().__init__()
         vectors = torch.as_tensor(word_vectors_Vd, dtype=torch.float32).clone()
@@ -114,6 +125,8 @@ class Autoencoder(nn.Module):
             self.word_vectors = nn.Parameter(vectors, requires_grad=not config.freeze_word_vectors)
             self.register_buffer("start_weights", _start_weights(config, counts))
             self.register_buffer("target_weights", _target_weights(config, counts))
+            if config.spelling_size:
+                self._add_spelling(words, counts)
             self.word_theta = nn.Parameter(torch.zeros(len(vectors))) if config.learn_word_weights else None
             self.forward_lstm = Lstm(word_size, config.hidden_size) if config.lstm_path else None
             self.backward_lstm = Lstm(word_size, config.hidden_size) if config.lstm_path else None
@@ -129,6 +142,19 @@ class Autoencoder(nn.Module):
 
     start_weights: Tensor
     target_weights: Tensor
+    spelling: Tensor
+    spelling_weights: Tensor
+
+    def _add_spelling(self, words: Sequence[str], counts_V: npt.NDArray[np.float64]) -> None:
+        """Make the buffers `spelling`, small whole numbers, and `spelling_weights`, which bring them to length a/(a+p)."""
+        sums = np.zeros((len(counts_V), self.config.spelling_size), np.int8)
+        weights = np.zeros(len(counts_V))
+        if len(words):
+            sums[FIRST_WORD:] = spelling_sums(words[FIRST_WORD:], self.config.spelling_size)
+            lengths = np.linalg.norm(sums.astype(np.float32), axis=1)
+            weights = _sif_weights(self.config.spelling_constant, counts_V) / np.maximum(lengths, 1.0)
+        self.register_buffer("spelling", torch.from_numpy(sums))
+        self.register_buffer("spelling_weights", torch.from_numpy(weights).float())
 
     @classmethod
     def from_tensors(cls, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Autoencoder:
@@ -149,7 +175,7 @@ class Autoencoder(nn.Module):
     def embedding_dimension(self) -> int:
         """Dimension E of what `embed` returns."""
         word_size, code_size = self.word_vectors.shape[1], self.config.code_dimension
-        sizes = {"code": code_size, "words": word_size, "joined": word_size + code_size}
+        sizes = {"code": code_size, "words": word_size, "joined": word_size + code_size + self.config.spelling_size}
         sizes["transfer"] = sizes["joined"] + 2 * self.config.hidden_size
         return sizes[self.config.output]
 
@@ -181,6 +207,9 @@ class Autoencoder(nn.Module):
         weights_U = start_weights_U
         if self.word_theta is not None:
             weights_U = weights_U * F.embedding(words_U, self.word_theta[:, None]).squeeze(1).exp()
+        spelling_Us = None
+        if self.config.spelling_size:
+            spelling_Us = F.embedding(words_U, self.spelling) * self.spelling_weights[words_U][:, None]
         projected = None
         if project and self.forward_lstm and self.backward_lstm and self.forward_lstm.recurs:
             projected = self.forward_lstm.project(vectors_Ud), self.backward_lstm.project(vectors_Ud)
@@ -189,6 +218,7 @@ class Autoencoder(nn.Module):
             weights_U=weights_U,
             start_weights_U=start_weights_U,
             known_U=words_U >= FIRST_WORD,
+            spelling_Us=spelling_Us,
             projected=projected,
         )
 
@@ -270,11 +300,13 @@ class Autoencoder(nn.Module):
         if output == "words":
             return words_Rd
         states = self._states(table, sentences)
-        parts = [F.normalize(words_Rd, dim=1), F.normalize(self._code(states, table, sentences), dim=1)]
+        parts = [words_Rd, self._code(states, table, sentences)]
+        if table.spelling_Us is not None:
+            parts.append(self._word_mean(table.spelling_Us, table.known_U.float(), sentences))
         if output == "transfer":
             most_RM = self._pooled("max", states, table, sentences)
-            parts.append(F.normalize(torch.where(_known(table, sentences), most_RM, 0.0), dim=1))
-        return torch.cat(parts, dim=1)
+            parts.append(torch.where(_known(table, sentences), most_RM, 0.0))
+        return torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)
 
     def encode(
         self,
@@ -398,7 +430,7 @@ def _start_weights(config: ModelConfig, counts_V: npt.NDArray[np.float64]) -> Te
         rarity = np.log(1.0 / p)
         weights = (rarity - rarity.min()) / max(rarity.max(), 1e-12)
     elif config.start_weights == "sif":
-        weights = config.sif_constant / (config.sif_constant + p)
+        weights = _sif_weights(config.sif_constant, counts_V)[FIRST_WORD:]
     else:
         weights = np.ones_like(p)
     if not weights.any():
@@ -408,7 +440,13 @@ def _start_weights(config: ModelConfig, counts_V: npt.NDArray[np.float64]) -> Te
 
 def _target_weights(config: ModelConfig, counts_V: npt.NDArray[np.float64]) -> Tensor:
     """Return what each word counts in the reconstruction, 0 for special ids."""
+    if config.target_constant:
+        return torch.from_numpy(_sif_weights(config.target_constant, counts_V)).float()
+    return (torch.arange(len(counts_V)) >= FIRST_WORD).float()
+
+
+def _sif_weights(constant: float, counts_V: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return a/(a+p) of the frequency p of each word, 0 for special ids."""
     words = np.maximum(counts_V[FIRST_WORD:], 1.0)
     p = words / (words.sum() + counts_V[1])
-    weights = config.target_constant / (config.target_constant + p) if config.target_constant else np.ones_like(p)
-    return torch.from_numpy(np.concatenate([np.zeros(FIRST_WORD), weights])).float()
+    return np.concatenate([np.zeros(FIRST_WORD), constant / (constant + p)])

@@ -97,12 +97,19 @@ class ModelConfig:
     temperature: float = 0.05
     """Temperature of the contrast; above 0."""
 
+    spelling_size: int = 256
+    """Dimension of the spelling part of the embedding, which makes alike what is written alike: "walk" and "walked". A
+    multiple of 8 up to 512; 0 for none. It is computed and not learned."""
+
+    spelling_constant: float = 3e-4
+    """A word counts a/(a+p) in the spelling part, this being a; above 0."""
+
     same_article_negatives: bool = False
     """Use sentences of the same article as negatives too, though they may well mean the same."""
 
     output: Output = "joined"
-    """The embedding: unit word mean and unit code joined; the same and the largest LSTM states ("transfer", for classifiers);
-    the code alone; or the word mean alone. A trained model can be loaded with another one."""
+    """The embedding: unit word mean, unit code and unit spelling joined; the same and the largest LSTM states ("transfer", for
+    classifiers); the code alone; or the word mean alone. A trained model can be loaded with another one."""
 
     mask_padding: bool = True
     """Leave padding out of the LSTMs and the loss. Off, sentences are padded on the left with zero vectors to
@@ -126,6 +133,8 @@ class ModelConfig:
             if not (math.isfinite(value) and above and value < high):
                 bound = "at least" if low_allowed else "above"
                 raise _wrong(self, name, f"a number {bound} {low}" + (f" and below {high}" if high < math.inf else ""))
+        if self.spelling_size % 8:
+            raise _wrong(self, "spelling_size", "a multiple of 8")
         if not self.lstm_path and not self.skip_path:
             raise _wrong(self, "lstm_path", "True without --skip-path: nothing is left to make the code from")
         if not self.lstm_path and self.output == "transfer":
@@ -195,6 +204,8 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
     "word_scale": (0, True, math.inf),
     "word_whitening": (0, True, 1.000001),
     "sif_constant": (0, False, math.inf),
+    "spelling_size": (0, True, 512.000001),
+    "spelling_constant": (0, False, math.inf),
     "noise": (0, True, 1),
     "decoder_hidden_size": (0, True, math.inf),
     "decoder_weight": (0, True, math.inf),
@@ -251,6 +262,7 @@ def original() -> ModelConfig:
         target_constant=0.0,
         num_negatives=0,
         contrast_weight=0.0,
+        spelling_size=0,
         output="code",
         mask_padding=False,
         max_tokens=64,

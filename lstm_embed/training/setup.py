@@ -141,7 +141,8 @@ def make_model(config: TrainingConfig, tokens: TokenSet) -> Autoencoder:
     """
     vectors = WordVectors.load(config.vectors)
     check_vectors(config, tokens, vectors.vocabulary.fingerprint)
-    return Autoencoder(config.model, vectors.vectors, tokens.vocabulary.counts, seed=config.seed)
+    vocabulary = tokens.vocabulary
+    return Autoencoder(config.model, vectors.vectors, vocabulary.counts, words=vocabulary.words, seed=config.seed)
 
 
 def check_vectors(config: TrainingConfig, tokens: TokenSet, vocabulary_fingerprint: str) -> None:

@@ -140,7 +140,9 @@ def bare_loop(config: EmbedConfig, sentences: int) -> dict[str, float]:
 def write_model(path: str, vocabulary: Vocabulary, hidden_size: int) -> str:
     """Write a model of the default recipe with random weights; return its path."""
     vectors = np.random.default_rng(0).normal(size=(len(vocabulary), WORD_SIZE)).astype(np.float32)
-    model = Autoencoder(dataclasses.replace(default(), hidden_size=hidden_size), vectors, vocabulary.counts)
+    model = Autoencoder(
+        dataclasses.replace(default(), hidden_size=hidden_size), vectors, vocabulary.counts, words=vocabulary.words
+    )
     SentenceEncoder(model, vocabulary, dict(TOKENIZER)).save(path)
     return path
 
