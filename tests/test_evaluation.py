@@ -35,7 +35,9 @@ def make_model(path: Path, vocabulary: Vocabulary) -> str:
     from lstm_embed.model.folder import save_model
 
     vectors = np.random.default_rng(0).normal(size=(len(vocabulary), 12)).astype(np.float32)
-    model = Autoencoder(ModelConfig(hidden_size=6, code_size=16), vectors, vocabulary.counts, words=vocabulary.words)
+    model = Autoencoder(
+        ModelConfig(hidden_size=6, code_size=16, spelling_size=0), vectors, vocabulary.counts, words=vocabulary.words
+    )
     save_model(str(path), model, vocabulary, {"profile": "default", "language": "en"})
     return str(path)
 
