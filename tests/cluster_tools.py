@@ -23,7 +23,7 @@ SUBMIT = (sys.executable, "jobs/submit.py")
 
 @contextlib.contextmanager
 def running_cluster(
-    *, workers: int, cpus: int, head_cpus: int = 0, head_options: Sequence[str] = (), **env: str
+    *, workers: int, cpus: int, head_cpus: int = 0, head_options: Sequence[str] = (), port: int = 0, **env: str
 ) -> Iterator[LocalCluster]:
     """Start a cluster whose nodes have the keys of the tests' bucket, as pods have them; stop it in the end."""
     cluster = LocalCluster(f"/tmp/lc-{os.getpid()}")
@@ -35,7 +35,12 @@ def running_cluster(
     watcher = subprocess.Popen(["sh", "-c", watch], start_new_session=True, stderr=subprocess.DEVNULL)
     try:
         cluster.start(
-            workers=workers, cpus=cpus, head_cpus=head_cpus, head_options=head_options, **{**quick, **keys, **env}
+            workers=workers,
+            cpus=cpus,
+            head_cpus=head_cpus,
+            head_options=head_options,
+            port=port,
+            **{**quick, **keys, **env},
         )
         yield cluster
     finally:
