@@ -29,6 +29,8 @@ def running_cluster(
     cluster = LocalCluster(f"/tmp/lc-{os.getpid()}")
     keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     quick = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_metrics_collection": "0"}
+    # As on a cluster, whatever the Ray of this process is told.
+    quick |= {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
     stop = f"{sys.executable} {ROOT}/cluster/local_cluster.py stop --folder {cluster.folder}"
     # Should this process be killed, its cluster must not stay behind.
     watch = f"while kill -0 {os.getpid()}; do sleep 2; done; exec {stop}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from cluster_tools import SUBMIT, client, running_cluster, start_client, write_articles
+from cluster_tools import RAY, SUBMIT, client, running_cluster, start_client, write_articles
 from local_cluster import free_port, own_ip
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
@@ -74,10 +75,10 @@ def private_disk(folder: Path) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh"]
 
 
-def check(tmp_path: Path) -> list[str]:
+def check(tmp_path: Path, submit: Sequence[str] = (*SUBMIT, "--retries", "0")) -> list[str]:
     script = tmp_path / "check.py"
     script.write_text(CHECK)
-    return [*SUBMIT, "--retries", "0", "--", "python", str(script)]
+    return [*submit, "--", "python", str(script)]
 
 
 def test_a_node_with_a_disk_of_its_own_is_told(s3: str, tmp_path: Path) -> None:
@@ -127,6 +128,8 @@ def test_a_job_waits_for_the_autoscaler_and_says_so(tmp_path: Path) -> None:
     options = [f"--autoscaling-config={path}"]
     quick = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     with running_cluster(workers=0, cpus=0, head_options=options, port=port, **quick) as cluster:
-        text = client(cluster, tmp_path / "log", *check(tmp_path), str(tmp_path / "out"), "2")
+        # No working folder is sent: these nodes unpack it in one and the same place, under the hands of each other.
+        job = check(tmp_path, (RAY, "job", "submit"))
+        text = client(cluster, tmp_path / "log", *job, str(tmp_path / "out"), "2")
         assert "note: 2 CPUs needed, the cluster has 0 CPUs; waiting for" in text
         assert "fit\nchecked itself" in text
