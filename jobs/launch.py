@@ -312,7 +312,8 @@ def run_unit_job(
     job = make_job()
     work = job.compare()
     if work.finished:
-        return job.summary(0.0, already_done=True)
+        summary = job.summary(0.0, already_done=True)
+        return dataclasses.replace(summary, notes=_about_vanished(work, summary.row_name))
     console = Console(job.output)
     for path in work.vanished[:3]:
         console.note(f"{path} is gone; what it gave is kept (--prune removes it)")
@@ -328,6 +329,18 @@ def run_unit_job(
         follow(job.output, metrics) if follow else contextlib.nullcontext(metrics) as report,
     ):
         return job.run(work, report)
+
+
+def _about_vanished(work: Work, rows: str) -> tuple[str, ...]:
+    """Return what a finished job says of its input files that are gone."""
+    if not work.vanished:
+        return ()
+    first, *others = work.vanished
+    if not others:
+        return (f"1 input file is gone ({first}): its {rows} are kept; --prune takes them away",)
+    return (
+        f"{1 + len(others)} input files are gone (such as {first}): their {rows} are kept; --prune takes them away",
+    )
 
 
 def _needs(job: UnitJob, work: Work) -> Needs:
