@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,11 @@ _EMBEDDED_RAY = {
 }
 
 
+_RAY_ENDED = (
+    "Ray's processes of this job were ended from outside, or for lack of memory; what was committed is kept: "
+    "run the same command again to continue"
+)
+_GRACE_SECONDS = 1.0
 _SAMPLE_FILES = 5
 """Input files that every node must see before a job works."""
 
@@ -227,6 +233,8 @@ def ray_session(needs: Needs | None = None, report: Reporter | None = None) -> I
         else:
             _start_embedded_ray()
         stack.callback(ray.shutdown)
+        if not cluster:
+            stack.enter_context(_end_with_ray())
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
@@ -262,6 +270,32 @@ def _start_embedded_ray() -> None:
             f"Ray does not start on this machine ({reason}); it may be too busy, or short of memory or disk; run the "
             "command again"
         ) from error
+
+
+@contextlib.contextmanager
+def _end_with_ray() -> Iterator[None]:
+    """End the job with one line should Ray's process on this machine, the raylet, be ended from outside.
+
+    Ray ends the job's process then too, but after a while and from native code, where there is no exception to catch.
+    """
+    from ray._private import worker
+
+    raylet = worker.global_worker.node.all_processes["raylet"][0].process
+    over = threading.Event()
+
+    def watch() -> None:
+        raylet.wait()
+        # A job that hears of it by itself, or is told to end as well, has its own last word.
+        if not over.wait(_GRACE_SECONDS):
+            clear = "\r\x1b[2K" if sys.stderr.isatty() else ""
+            os.write(2, f"{clear}error: {_RAY_ENDED}\n".encode())
+            os._exit(1)
+
+    threading.Thread(target=watch, name="raylet-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @contextlib.contextmanager
