@@ -233,14 +233,21 @@ def ray_session(needs: Needs | None = None, report: Reporter | None = None) -> I
         else:
             _start_embedded_ray()
         stack.callback(ray.shutdown)
+        ending = threading.Event()
+        stack.callback(ending.set)
         if not cluster:
-            stack.enter_context(_end_with_ray())
+            stack.enter_context(_ray_may_end(ending))
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        signal.signal(signal.SIGTERM, _terminated)
+
+        def terminated(signum: int, frame: FrameType | None) -> None:
+            ending.set()
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGTERM, terminated)
         if cluster:
             preflight.check_cluster(needs, expected, report or SILENT)
         yield
@@ -273,20 +280,28 @@ def _start_embedded_ray() -> None:
 
 
 @contextlib.contextmanager
-def _end_with_ray() -> Iterator[None]:
+def _ray_may_end(ending: threading.Event) -> Iterator[None]:
     """End the job with one line should Ray's process on this machine, the raylet, be ended from outside.
 
     Ray ends the job's process then too, but after a while and from native code, where there is no exception to catch.
+
+    Args:
+        ending: Set where the job is ending anyway.
+
+    Raises:
+        LstmEmbedError: if something of Ray failed for that reason.
     """
     from ray._private import worker
+    from ray.exceptions import RayError
+
+    from lstm_embed.errors import LstmEmbedError
 
     raylet = worker.global_worker.node.all_processes["raylet"][0].process
-    over = threading.Event()
 
     def watch() -> None:
         raylet.wait()
         # A job that hears of it by itself, or is told to end as well, has its own last word.
-        if not over.wait(_GRACE_SECONDS):
+        if not ending.wait(_GRACE_SECONDS):
             clear = "\r\x1b[2K" if sys.stderr.isatty() else ""
             os.write(2, f"{clear}error: {_RAY_ENDED}\n".encode())
             os._exit(1)
@@ -294,8 +309,10 @@ def _end_with_ray() -> Iterator[None]:
     threading.Thread(target=watch, name="raylet-watch", daemon=True).start()
     try:
         yield
-    finally:
-        over.set()
+    except RayError as error:
+        if raylet.poll() is None:
+            raise
+        raise LstmEmbedError(_RAY_ENDED) from error
 
 
 @contextlib.contextmanager
@@ -314,10 +331,6 @@ def _native_stderr_held() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-
-
-def _terminated(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _object_store_bytes() -> int:
