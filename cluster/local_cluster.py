@@ -73,6 +73,7 @@ class LocalCluster:
         head_cpus: int = 0,
         head_options: Sequence[str] = (),
         memory: int = 200 << 20,
+        port: int = 0,
         **env: str,
     ) -> None:
         """Start the head, then the workers; return when all have joined.
@@ -83,6 +84,7 @@ class LocalCluster:
             head_cpus: CPUs the head offers for work, none as on a real cluster.
             head_options: Further options of `ray start` for the head.
             memory: Bytes of each node's object store.
+            port: At which the head is reached by the other nodes; 0 for any that is free.
             env: Set in the environment of all nodes, as a secret or a service account would be.
         """
         if any(self._runs(pid) for pid in self.nodes.values()):
@@ -93,7 +95,7 @@ class LocalCluster:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         self._state = {"nodes": {}, "env": env, "memory": memory}
-        self._state |= {"port": _free_port(), "dashboard_port": _free_port()}
+        self._state |= {"port": port or free_port(), "dashboard_port": free_port()}
         self._state["head_options"] = [f"--num-cpus={head_cpus}", *head_options]
         self.start_head()
         for _ in range(workers):
@@ -107,7 +109,7 @@ class LocalCluster:
         options += [
             "--dashboard-host=127.0.0.1",
             "--include-dashboard=true",
-            f"--ray-client-server-port={_free_port()}",
+            f"--ray-client-server-port={free_port()}",
         ]
         self._launch("head", [*options, *state["head_options"]])
         self.wait_for_nodes(1)
@@ -123,7 +125,7 @@ class LocalCluster:
         # Never a name again: the head takes a killed node for alive for a while.
         self._state["added"] = self._state.get("added", 0) + 1
         name = f"worker-{self._state['added']}"
-        self._launch(name, [f"--address={_own_ip()}:{self._state['port']}", f"--num-cpus={cpus}"], wrapper)
+        self._launch(name, [f"--address={own_ip()}:{self._state['port']}", f"--num-cpus={cpus}"], wrapper)
         if wait:
             self._wait(lambda: name in self.node_ids())
         return name
@@ -148,7 +150,7 @@ class LocalCluster:
     def drain(self, name: str, seconds: int) -> None:
         """Announce that a node will be taken away, as drain.sh does before a pod ends."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--node-id={self.node_ids()[name]}"]
-        command += [f"--address={_own_ip()}:{self._state['port']}", f"--deadline-remaining-seconds={seconds}"]
+        command += [f"--address={own_ip()}:{self._state['port']}", f"--deadline-remaining-seconds={seconds}"]
         command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=the node is going away"]
         environment = {**os.environ, **self.environment}
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -191,7 +193,7 @@ class LocalCluster:
             "--log-color=false",
         ]
         # Its fixed default would be taken by the first node, and the others' logs would be out of reach.
-        command += [f"--dashboard-agent-listen-port={_free_port()}"]
+        command += [f"--dashboard-agent-listen-port={free_port()}"]
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen([*wrapper, *command], stdout=log, stderr=log, env=env, start_new_session=True)
         self.nodes[name] = process.pid
@@ -208,13 +210,14 @@ class LocalCluster:
         self._file.write_text(json.dumps(self._state))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port nobody listens at just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _own_ip() -> str:
+def own_ip() -> str:
     """Return the address that Ray takes for this machine."""
     import ray
 

@@ -135,6 +135,8 @@ def print_summary(summaries: Sequence[Summary], *, facts: bool = True) -> None:
             print(f"{summary.stage}: {figures}")
         if summary.already_done and facts:
             print(f"{summary.stage}: everything was done already; nothing was written")
+        for note in summary.notes:
+            print(f"{summary.stage}: {note}")
 
 
 def _fact(value: Any) -> str:

@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,11 @@ _EMBEDDED_RAY = {
 }
 
 
+_RAY_ENDED = (
+    "Ray's processes of this job were ended from outside, or for lack of memory; what was committed is kept: "
+    "run the same command again to continue"
+)
+_GRACE_SECONDS = 1.0
 _SAMPLE_FILES = 5
 """Input files that every node must see before a job works."""
 
@@ -227,12 +233,21 @@ def ray_session(needs: Needs | None = None, report: Reporter | None = None) -> I
         else:
             _start_embedded_ray()
         stack.callback(ray.shutdown)
+        ending = threading.Event()
+        stack.callback(ending.set)
+        if not cluster:
+            stack.enter_context(_ray_may_end(ending))
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        signal.signal(signal.SIGTERM, _terminated)
+
+        def terminated(signum: int, frame: FrameType | None) -> None:
+            ending.set()
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGTERM, terminated)
         if cluster:
             preflight.check_cluster(needs, expected, report or SILENT)
         yield
@@ -265,6 +280,42 @@ def _start_embedded_ray() -> None:
 
 
 @contextlib.contextmanager
+def _ray_may_end(ending: threading.Event) -> Iterator[None]:
+    """End the job with one line should Ray's process on this machine, the raylet, be ended from outside.
+
+    Ray ends the job's process then too, but after a while and from native code, where there is no exception to catch.
+
+    Args:
+        ending: Set where the job is ending anyway.
+
+    Raises:
+        LstmEmbedError: if something of Ray failed for that reason.
+    """
+    from ray._private import worker
+    from ray.exceptions import RayError
+
+    from lstm_embed.errors import LstmEmbedError
+
+    raylet = worker.global_worker.node.all_processes["raylet"][0].process
+
+    def watch() -> None:
+        raylet.wait()
+        # A job that hears of it by itself, or is told to end as well, has its own last word.
+        if not ending.wait(_GRACE_SECONDS):
+            clear = "\r\x1b[2K" if sys.stderr.isatty() else ""
+            os.write(2, f"{clear}error: {_RAY_ENDED}\n".encode())
+            os._exit(1)
+
+    threading.Thread(target=watch, name="raylet-watch", daemon=True).start()
+    try:
+        yield
+    except RayError as error:
+        if raylet.poll() is None:
+            raise
+        raise LstmEmbedError(_RAY_ENDED) from error
+
+
+@contextlib.contextmanager
 def _native_stderr_held() -> Iterator[None]:
     """Hold back what native code prints while Ray starts (it announces its own log level); show it if the start fails."""
     sys.stderr.flush()
@@ -280,10 +331,6 @@ def _native_stderr_held() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-
-
-def _terminated(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _object_store_bytes() -> int:
@@ -312,7 +359,8 @@ def run_unit_job(
     job = make_job()
     work = job.compare()
     if work.finished:
-        return job.summary(0.0, already_done=True)
+        summary = job.summary(0.0, already_done=True)
+        return dataclasses.replace(summary, notes=_about_vanished(work, summary.row_name))
     console = Console(job.output)
     for path in work.vanished[:3]:
         console.note(f"{path} is gone; what it gave is kept (--prune removes it)")
@@ -328,6 +376,18 @@ def run_unit_job(
         follow(job.output, metrics) if follow else contextlib.nullcontext(metrics) as report,
     ):
         return job.run(work, report)
+
+
+def _about_vanished(work: Work, rows: str) -> tuple[str, ...]:
+    """Return what a finished job says of its input files that are gone."""
+    if not work.vanished:
+        return ()
+    first, *others = work.vanished
+    if not others:
+        return (f"1 input file is gone ({first}): its {rows} are kept; --prune takes them away",)
+    return (
+        f"{1 + len(others)} input files are gone (such as {first}): their {rows} are kept; --prune takes them away",
+    )
 
 
 def _needs(job: UnitJob, work: Work) -> Needs:

@@ -47,3 +47,5 @@ class Summary:
     """True when everything had been done before and nothing was written."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Further figures worth showing, by name."""
+    notes: tuple[str, ...] = ()
+    """Lines that matter to the user beside the figures."""

@@ -23,19 +23,26 @@ SUBMIT = (sys.executable, "jobs/submit.py")
 
 @contextlib.contextmanager
 def running_cluster(
-    *, workers: int, cpus: int, head_cpus: int = 0, head_options: Sequence[str] = (), **env: str
+    *, workers: int, cpus: int, head_cpus: int = 0, head_options: Sequence[str] = (), port: int = 0, **env: str
 ) -> Iterator[LocalCluster]:
     """Start a cluster whose nodes have the keys of the tests' bucket, as pods have them; stop it in the end."""
     cluster = LocalCluster(f"/tmp/lc-{os.getpid()}")
     keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     quick = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_metrics_collection": "0"}
+    # As on a cluster, whatever the Ray of this process is told.
+    quick |= {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
     stop = f"{sys.executable} {ROOT}/cluster/local_cluster.py stop --folder {cluster.folder}"
     # Should this process be killed, its cluster must not stay behind.
     watch = f"while kill -0 {os.getpid()}; do sleep 2; done; exec {stop}"
     watcher = subprocess.Popen(["sh", "-c", watch], start_new_session=True, stderr=subprocess.DEVNULL)
     try:
         cluster.start(
-            workers=workers, cpus=cpus, head_cpus=head_cpus, head_options=head_options, **{**quick, **keys, **env}
+            workers=workers,
+            cpus=cpus,
+            head_cpus=head_cpus,
+            head_options=head_options,
+            port=port,
+            **{**quick, **keys, **env},
         )
         yield cluster
     finally:

@@ -2,7 +2,8 @@
 
     python tests/node_loss.py CONFIG.json
 
-Prints "RAYLET <pid>" of every second node and "DONE" after training, and adds a second node for every line it is given.
+Prints "RAYLET <pid>" of every second node, "NOTE <what>" for what the user is told and "DONE" after training; adds a second
+node for every line it is given. SIGTERM ends the run with a checkpoint.
 """
 
 from __future__ import annotations
@@ -68,6 +69,11 @@ class TwoNodes:
         assert self.process.poll() is None, self.log()
         return found()[number]
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user was told so far."""
+        return [line.removeprefix("NOTE ").strip() for line in self._lines if line.startswith("NOTE ")]
+
     def add_node(self) -> None:
         """Start another second node."""
         assert self.process.stdin is not None
@@ -108,23 +114,31 @@ def main(path: str) -> None:
 
     values = json.loads(Path(path).read_text())
     config = TrainingConfig(**{**values, "model": ModelConfig(**values["model"]), "wandb_tags": ()})
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    # Without hooks at its end, Ray lets nodes be started from any thread: `two_nodes` ends what is left of them.
+    options = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=options, shutdown_at_exit=False)
 
     def add_node() -> None:
         node = cluster.add_node(num_cpus=1)
         print("RAYLET", node.all_processes["raylet"][0].process.pid, flush=True)
 
-    def work() -> None:
-        print("DONE", train(config).facts, flush=True)
+    def add_nodes() -> None:
+        for _ in sys.stdin:
+            add_node()
+
+    class Report:
+        def progress(self, stage: str, done: float, total: float, unit: str, **counters: float) -> None:
+            return None
+
+        def note(self, message: str) -> None:
+            print("NOTE", message, flush=True)
 
     add_node()
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    # Nodes are started from the main thread, since Ray sets a signal handler meanwhile.
-    training = threading.Thread(target=work)
-    training.start()
-    for _ in sys.stdin:
-        add_node()
-    training.join()
+    adding = threading.Thread(target=add_nodes, daemon=True)
+    adding.start()
+    print("DONE", train(config, Report()).facts, flush=True)
+    adding.join()
     ray.shutdown()
     cluster.shutdown()
 

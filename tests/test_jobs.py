@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import descendants, kill
 
 from conftest import ROOT, run_job
 
@@ -107,3 +108,31 @@ def test_the_encoder_imports_without_ray() -> None:
     code = "import sys; from lstm_embed import SentenceEncoder; print('ray' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+IDLE_JOB = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import launch
+with launch.errors_as_exit_codes(), launch.ray_session():
+    print("begun", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_job_whose_ray_is_killed_says_so_in_one_line() -> None:
+    import ray
+
+    command = [sys.executable, "-c", IDLE_JOB, str(ROOT / "jobs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        assert job.stdout.readline() == "begun\n"
+        (raylet,) = descendants(job.pid, f"{Path(ray.__file__).parent}/core/src/ray/raylet/raylet")
+        kill(raylet)
+        assert job.wait(60) == 1
+        text = job.stderr.read()
+    (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert "ended from outside" in line
+    assert "run the same command again" in line
+    assert "Traceback" not in text

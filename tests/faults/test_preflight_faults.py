@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from cluster_tools import SUBMIT, client, running_cluster, start_client, write_articles
+from cluster_tools import RAY, SUBMIT, client, running_cluster, start_client, write_articles
+from local_cluster import free_port, own_ip
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
@@ -35,17 +37,18 @@ with preflight.expectation(needs) as expected:
         print(f"unfit: {error}", flush=True)
 """
 
+# The fake provider gives the head this type, whatever the configuration calls it.
+HEAD_TYPE = "ray.head.default"
 AUTOSCALER = {
     "cluster_name": "fake",
     "max_workers": 2,
     "upscaling_speed": 1.0,
     "idle_timeout_minutes": 5,
-    "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True},
     "available_node_types": {
-        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "cpu": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2},
     },
-    "head_node_type": "head",
+    "head_node_type": HEAD_TYPE,
     "auth": {},
     "docker": {},
     "file_mounts": {},
@@ -72,10 +75,10 @@ def private_disk(folder: Path) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh"]
 
 
-def check(tmp_path: Path) -> list[str]:
+def check(tmp_path: Path, submit: Sequence[str] = (*SUBMIT, "--retries", "0")) -> list[str]:
     script = tmp_path / "check.py"
     script.write_text(CHECK)
-    return [*SUBMIT, "--retries", "0", "--", "python", str(script)]
+    return [*submit, "--", "python", str(script)]
 
 
 def test_a_node_with_a_disk_of_its_own_is_told(s3: str, tmp_path: Path) -> None:
@@ -117,10 +120,16 @@ def test_a_node_that_joins_later_checks_itself(tmp_path: Path) -> None:
 
 def test_a_job_waits_for_the_autoscaler_and_says_so(tmp_path: Path) -> None:
     path = tmp_path / "autoscaler.json"
-    path.write_text(json.dumps(AUTOSCALER))
+    port = free_port()
+    provider = {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True}
+    # Unless told, it starts nodes that look for a head at Ray's usual port.
+    provider["gcs_address"] = f"{own_ip()}:{port}"
+    path.write_text(json.dumps({**AUTOSCALER, "provider": provider}))
     options = [f"--autoscaling-config={path}"]
     quick = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    with running_cluster(workers=0, cpus=0, head_options=options, **quick) as cluster:
-        text = client(cluster, tmp_path / "log", *check(tmp_path), str(tmp_path / "out"), "2")
+    with running_cluster(workers=0, cpus=0, head_options=options, port=port, **quick) as cluster:
+        # No working folder is sent: these nodes unpack it in one and the same place, under the hands of each other.
+        job = check(tmp_path, (RAY, "job", "submit"))
+        text = client(cluster, tmp_path / "log", *job, str(tmp_path / "out"), "2")
         assert "note: 2 CPUs needed, the cluster has 0 CPUs; waiting for" in text
         assert "fit\nchecked itself" in text

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -41,6 +42,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 KILLS, STOPS, NODE_KILLS = 5, 3, 2
 """Kills of each kind, stops and lost nodes in one test."""
 EPOCHS = 90
+ENDLESS_EPOCHS = 100_000
+"""Of runs that are stopped when enough has happened: a run may take a new node a minute after it has come."""
 MOST_STEPS = 40
 """Steps that a run makes at most between two faults."""
 CURVE_TOLERANCE = 1e-4
@@ -114,10 +117,10 @@ def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return get
 
 
-def check_history(config: TrainingConfig) -> None:
+def check_history(config: TrainingConfig, end: int | None = None) -> None:
     """Every step must be in the metrics once, and in the history of Weights & Biases with the same loss."""
     rows = metrics(config)
-    steps = list(range(1, make_run(config).end + 1))
+    steps = list(range(1, (end or make_run(config).end) + 1))
     assert [row["train/step"] for row in rows] == steps
     history = wandb_history(wandb_records(RunFolder.of(config).path))
     assert sorted(history) == steps
@@ -140,6 +143,7 @@ class Recovery:
         self._config = config
         self._file = self._identity()
         self._at = time.time()
+        self._taken_up = 0.0
 
     def _identity(self) -> int:
         # Whoever takes the run up writes a new file.
@@ -147,14 +151,21 @@ class Recovery:
         return path.stat().st_ino if path.exists() else 0
 
     def wait(self, job: Job) -> float:
-        """Return the seconds to the first new step."""
+        """Return the seconds from the fault to the first step of those who took the run up."""
 
         def recovered() -> bool:
             assert job.poll() is None, "the run ended before all faults had happened; raise EPOCHS"
-            return self._identity() != self._file and any(row["time"] > self._at for row in metrics(self._config))
+            if not self._taken_up and self._identity() != self._file:
+                self._taken_up = time.time()
+            return bool(self._taken_up and self._new_times())
 
         wait_for(recovered, 300, "a step after a fault")
-        return next(row["time"] for row in metrics(self._config) if row["time"] > self._at) - self._at
+        return self._new_times()[0] - self._at
+
+    def _new_times(self) -> list[float]:
+        # Steps that were under way at the fault are seconds older: workers take that long to start.
+        since = max(self._at, self._taken_up - 1.0)
+        return [row["time"] for row in metrics(self._config) if row["time"] > since]
 
 
 def train_on(config: TrainingConfig, job: Job, rng: random.Random) -> None:
@@ -217,16 +228,34 @@ def test_random_kills_and_stops_change_nothing(
     check(config, whole)
 
 
-@pytest.mark.parametrize("workers", ["2", "1:2"])
 def test_a_lost_node_changes_nothing(
     data: Path,
     tmp_path: Path,
     rng: random.Random,
     faults: dict[str, list[float]],
     expected: Callable[[str], tuple[dict[str, Tensor], Rows]],
-    workers: str,
 ) -> None:
-    config = make(data, tmp_path, workers)
+    config = make(data, tmp_path, "2")
+    with two_nodes(config, tmp_path) as nodes:
+        Recovery(config).wait(nodes.process)
+        for number in range(NODE_KILLS):
+            raylet = nodes.raylet(number)
+            train_on(config, nodes.process, rng)
+            recovery = Recovery(config)
+            kill(raylet)
+            nodes.add_node()
+            faults.setdefault("kill_raylet", []).append(recovery.wait(nodes.process))
+        nodes.wait(900)
+    check(config, expected("2"))
+
+
+def test_a_run_shrinks_with_a_lost_node_and_grows_with_a_new_one(
+    tmp_path: Path, rng: random.Random, faults: dict[str, list[float]]
+) -> None:
+    data = tmp_path / "data"
+    write_data(data, num_articles=400)
+    slow = {"epochs": ENDLESS_EPOCHS, "groups_per_step": 32, "validate_steps": 100}
+    config = make(data, tmp_path, "1:2", **slow)
     with two_nodes(config, tmp_path) as nodes:
         job = nodes.process
         Recovery(config).wait(job)
@@ -235,22 +264,28 @@ def test_a_lost_node_changes_nothing(
             train_on(config, job, rng)
             recovery = Recovery(config)
             kill(raylet)
-            if workers == "2":
-                nodes.add_node()
-            faults.setdefault("kill_raylet", []).append(recovery.wait(job))
-            if workers == "1:2":
-                # The run goes on with one worker, and grows again.
-                train_on(config, job, rng)
-                recovery = Recovery(config)
-                nodes.add_node()
-                faults.setdefault("node_added", []).append(recovery.wait(job))
-        nodes.wait(900)
-    if workers == "2":
-        check(config, expected("2"))
-        return
+            faults.setdefault("kill_raylet (elastic)", []).append(recovery.wait(job))
+            train_on(config, job, rng)
+            recovery = Recovery(config)
+            nodes.add_node()
+            faults.setdefault("node_added (elastic)", []).append(recovery.wait(job))
+        train_on(config, job, rng)
+        job.send_signal(signal.SIGTERM)
+        nodes.wait(120)
+        begun = [int(match[1]) for note in nodes.notes if (match := re.match(r"(\d) workers? begins? again at", note))]
+    assert begun == [1, 2] * NODE_KILLS
+    found = metrics(config)
+    print(f"\nelastic: {len(found)} steps")
+    check_history(config, end=len(found))
+
+    whole = make(data, tmp_path / "whole", "2", wandb_project="", **slow)
+    (tmp_path / "whole").mkdir()
+    reference = start_training(whole, tmp_path / "whole")
+    wait_for(lambda: len(metrics(whole)) >= len(found) or reference.poll() is not None, 1200, "as many steps")
+    reference.send_signal(signal.SIGTERM)
+    assert reference.wait(120) == 0, log_of(whole, tmp_path / "whole")
     # On a number of workers that changed on the way: the same groups, so nearly the same losses.
-    check_history(config)
-    pairs = zip(metrics(config), expected("2")[1], strict=True)
+    pairs = zip(found, metrics(whole)[: len(found)], strict=True)
     apart = max(abs(one["train/loss"] / other["train/loss"] - 1) for one, other in pairs)
     print(f"\nelastic: the losses of a step differ by {apart:.1e} at most")
     assert apart < CURVE_TOLERANCE
