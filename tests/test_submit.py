@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import socket
 import sys
 import threading
 import urllib.error
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from cluster_tools import SUBMIT, client, running_cluster, write_articles
 from command_lines import JOBS
+from local_cluster import free_port
 
 from lstm_embed import storage
 from lstm_embed.errors import OutputBusy
@@ -87,12 +87,6 @@ def test_a_script_that_is_not_there_is_told_before_anything_is_sent() -> None:
 def test_words_after_the_dashes_belong_to_the_job() -> None:
     assert submit.split(["--grace", "5", "--", "a.py", "--", "b"]) == (["--grace", "5"], ["a.py", "--", "b"])
     assert submit.split(["--follow", "x"]) == (["--follow", "x"], [])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def read_lines(path: str) -> list[bytes]:

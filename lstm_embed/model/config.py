@@ -204,7 +204,7 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
     "word_scale": (0, True, math.inf),
     "word_whitening": (0, True, 1.000001),
     "sif_constant": (0, False, math.inf),
-    "spelling_size": (0, True, 512.000001),
+    "spelling_size": (0, True, 513),
     "spelling_constant": (0, False, math.inf),
     "noise": (0, True, 1),
     "decoder_hidden_size": (0, True, math.inf),

@@ -18,7 +18,6 @@ from scipy import sparse
 SHORTEST, LONGEST = 3, 4
 """Characters of an n-gram; a word has a sign for its begin and one for its end around it."""
 
-MAX_SIZE = 512
 _WORDS_AT_ONCE = 20_000
 
 

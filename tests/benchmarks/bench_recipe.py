@@ -35,7 +35,6 @@ ROWS = {
     "no LSTM": "--model.no-lstm-path",
     "no LSTM, no decoder": "--model.no-lstm-path --model.decoder none",
     "no contrast": "--model.contrast-weight 0",
-    "no contrast, decoder weight 1": "--model.contrast-weight 0 --model.decoder-weight 1",
     "no spelling": "--model.spelling-size 0",
     "no noise": "--model.noise 0",
     "learned word weights off": "--model.no-learn-word-weights",
