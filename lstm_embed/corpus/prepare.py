@@ -33,10 +33,10 @@ from lstm_embed.ledger.plan import add_counts, check_rejected
 from lstm_embed.preflight import Needs
 from lstm_embed.progress import SILENT, Reporter, Summary
 
-FORMAT = 1
+FORMAT = 2
 """Version of the parts' content; raised by hand when the same text would give other tokens or sentences."""
 _SAMPLE_RECORDS = 100
-_HIDDEN_FACTS = ("items", "records", "sentences", "rejected")
+_HIDDEN_FACTS = ("holdout", "records", "sentences", "rejected")
 
 Records = dict[int, list[PartRecord]]
 

@@ -45,7 +45,7 @@ class StageTask:
                 last=last,
                 rows=len(tokens),
                 input_digest=chunk.input_digest,
-                stats=with_items(chunk.stats, chunk.table["article"], lengths_of(tokens), self.config.holdout_every),
+                stats=with_holdout(chunk.stats, chunk.table["article"], lengths_of(tokens), self.config.holdout_every),
             )
             ids, words, word_counts, sizes = counts.local_dictionary(tokens.flatten())
             counts.write_counts(counts_path(self.store, record.stem), words, word_counts, sizes)
@@ -117,7 +117,7 @@ class FinalTask:
             tokens = chunk.table["tokens"].combine_chunks()
             lengths = lengths_of(tokens)
             table = with_ids(chunk.table, vocabulary.ids(tokens.flatten()), lengths, self.config.text)
-            stats = with_items(chunk.stats, chunk.table["article"], lengths, self.config.holdout_every)
+            stats = with_holdout(chunk.stats, chunk.table["article"], lengths, self.config.holdout_every)
             yield (
                 self.store.record(
                     unit.number, number, last=last, rows=len(tokens), input_digest=chunk.input_digest, stats=stats
@@ -161,11 +161,11 @@ def read_parts(unit: Unit, config: PrepareConfig) -> Iterator[tuple[int, Sentenc
         yield number, chunk, last
 
 
-def with_items(
+def with_holdout(
     stats: dict[str, Any], article: pa.ChunkedArray, lengths: npt.NDArray[np.int32], holdout_every: int
 ) -> dict[str, Any]:
-    """Return counts with the numbers of training items."""
-    return {**stats, "items": token_set.count_items(article.to_numpy(), lengths, holdout_every)}
+    """Return counts with the numbers of sentences that are trained on and held out."""
+    return {**stats, "holdout": token_set.count_rows(article.to_numpy(), lengths, holdout_every)}
 
 
 def recounted(stats: dict[str, Any], table: pa.Table, holdout_every: int) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def recounted(stats: dict[str, Any], table: pa.Table, holdout_every: int) -> dic
         "sentences_without_tokens": int((lengths == 0).sum()),
         "tokens": int(lengths.sum()),
     }
-    return with_items(stats, table["article"], lengths, holdout_every)
+    return with_holdout(stats, table["article"], lengths, holdout_every)
 
 
 def lengths_of(lists: pa.ListArray) -> npt.NDArray[np.int32]:

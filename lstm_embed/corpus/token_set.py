@@ -23,7 +23,7 @@ from lstm_embed.ledger.sealed import read_manifest
 KIND = "token_set"
 VOCABULARY = "vocabulary.parquet"
 MAX_MIN_TOKENS = 8
-"""Largest least sentence length for which the manifest knows the number of training items."""
+"""Largest least sentence length for which the manifest knows the number of sentences."""
 
 SCHEMA = pa.schema(
     [
@@ -131,68 +131,38 @@ def is_held_out(article: npt.NDArray[np.int32], holdout_every: int) -> npt.NDArr
     return article % holdout_every == holdout_every // 2
 
 
-def neighbour_items(
+def rows_of(
     article: npt.NDArray[np.int32],
     num_tokens: npt.NDArray[np.int32],
     *,
     min_tokens: int,
-    parity: int,
     holdout_every: int,
     held_out: bool = False,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pair the neighbouring sentences of a part's articles, so that each sentence is in exactly one item.
-
-    Sentences shorter than `min_tokens` are left out first. Parity 0 pairs the first with the second, the third with the
-    fourth; parity 1 the second with the third, and so on. A sentence without partner makes an item alone.
+) -> npt.NDArray[np.int64]:
+    """Return the rows of a part that are trained on, or held out, ascending.
 
     Args:
         article: Article number of each of the n sentences, ascending.
         num_tokens: Number of tokens of each.
         min_tokens: Least number of tokens of a sentence.
-        parity: 0 or 1.
         holdout_every: Of the token set.
-        held_out: Return the items of the held-out articles instead of the others.
-
-    Returns:
-        Row numbers of the items' first sentences, and of their second ones (-1 where there is none).
+        held_out: Return the sentences of the held-out articles instead of the others.
     """
-    rows = np.flatnonzero((num_tokens >= min_tokens) & (is_held_out(article, holdout_every) == held_out))
-    of_article = article[rows]
-    is_start = np.ones(len(rows), bool)
-    is_start[1:] = of_article[1:] != of_article[:-1]
-    starts = np.flatnonzero(is_start)
-    position = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
-    is_first = (position + parity) % 2 == 0
-    has_next = np.zeros(len(rows), bool)
-    has_next[:-1] = ~is_start[1:]
-    begins_item = is_first | is_start
-    following = np.append(rows[1:], -1)
-    second = np.where(is_first & has_next, following, -1)
-    return rows[begins_item].astype(np.int64), second[begins_item].astype(np.int64)
+    return np.flatnonzero((num_tokens >= min_tokens) & (is_held_out(article, holdout_every) == held_out))
 
 
-def count_items(
+def count_rows(
     article: npt.NDArray[np.int32], num_tokens: npt.NDArray[np.int32], holdout_every: int
 ) -> dict[str, list[int]]:
-    """Count a part's items for each least length 1 to `MAX_MIN_TOKENS`: the numbers a batch plan is computed from.
+    """Count a part's sentences for each least length 1 to `MAX_MIN_TOKENS`: the numbers a batch plan is computed from.
 
     Returns:
-        Lists named "train_0", "train_1" (by parity) and "held_out" (parity 0); entry m - 1 is for `min_tokens` m.
+        Lists named "train" and "held_out"; entry m - 1 is for `min_tokens` m.
     """
-
-    def counts(parity: int, held_out: bool) -> list[int]:
-        return [
-            len(
-                neighbour_items(
-                    article,
-                    num_tokens,
-                    min_tokens=least,
-                    parity=parity,
-                    holdout_every=holdout_every,
-                    held_out=held_out,
-                )[0]
-            )
+    return {
+        name: [
+            len(rows_of(article, num_tokens, min_tokens=least, holdout_every=holdout_every, held_out=held_out))
             for least in range(1, MAX_MIN_TOKENS + 1)
         ]
-
-    return {"train_0": counts(0, False), "train_1": counts(1, False), "held_out": counts(0, True)}
+        for name, held_out in (("train", False), ("held_out", True))
+    }

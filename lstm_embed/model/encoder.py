@@ -1,4 +1,4 @@
-"""Sentences in, vectors out. Keeps "the same text gets the same vector", whatever else is encoded with it.
+"""Sentences in, vectors out, and back. Keeps "the same text gets the same vector", whatever else is encoded with it.
 
 Sentences are sorted by length and encoded in batches; padding inside a batch changes nothing. The words of many batches are
 projected into the LSTM once, which on a CPU is most of the arithmetic of a small model.
@@ -24,13 +24,16 @@ from torch import Tensor
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.errors import InputError
-from lstm_embed.model.autoencoder import Autoencoder, WordTable
-from lstm_embed.model.batch import Sentences, lay_out
-from lstm_embed.model.config import ModelConfig
+from lstm_embed.model.batch import FIRST_WORD, Sentences, lay_out
+from lstm_embed.model.config import AnyConfig, Embedding
+from lstm_embed.model.decoding import Decoded, VectorDecoder
 from lstm_embed.model.folder import load_model, save_model
+from lstm_embed.model.original import OriginalModel
 from lstm_embed.model.precision import PRECISIONS, resolve_precision
+from lstm_embed.model.recipes import Model
+from lstm_embed.model.sentence_model import SentenceModel, WordTable
 
-__all__ = ["SentenceEncoder", "resolve_precision"]
+__all__ = ["Decoded", "SentenceEncoder", "resolve_precision"]
 
 Matrix = npt.NDArray[np.floating[Any]]
 Progress = Callable[[int, int], None]
@@ -40,17 +43,19 @@ _SENTENCES_AT_ONCE = 16_384
 _TABLE_BYTES = 128 << 20
 _LIBRARY_ROWS = 128
 """Sentences computed together where `nn.LSTM` does it on a CPU: oneDNN's is fastest while they stay in the cache."""
+_VECTORS_AT_ONCE = 64
 _LEAST_ROWS = 8
 """Rows of every matrix product: with fewer than four, Intel's MKL takes other kernels, which round differently."""
 
 
 class SentenceEncoder:
-    """A trained model that encodes text.
+    """A trained model that encodes text, and decodes vectors.
 
     Args:
-        autoencoder: The model; it is moved to `device`.
+        model: The model; it is moved to `device`.
         vocabulary: Its words.
         tokenizer: Settings that turn text into tokens; "profile" at least.
+        embedding: What the vectors consist of; None for what the model's config says.
         fingerprint: Of the model folder; empty for a model that was never saved.
         device: "cpu", "cuda" or "cuda:N".
         precision: Of the LSTM: "fp32", "bf16", "fp16" (GPU) or "auto"; all else is computed in fp32.
@@ -59,64 +64,67 @@ class SentenceEncoder:
 
     def __init__(
         self,
-        autoencoder: Autoencoder,
+        model: Model,
         vocabulary: Vocabulary,
         tokenizer: dict[str, Any],
         *,
+        embedding: Embedding | None = None,
         fingerprint: str = "",
         device: str = "cpu",
         precision: str = "fp32",
         provenance: dict[str, Any] | None = None,
     ) -> None:
-        self.precision = resolve_precision(precision, device, hidden_size=autoencoder.config.hidden_size)
-        self.autoencoder = autoencoder.to(device).eval()
+        self.precision = resolve_precision(precision, device, hidden_size=model.config.hidden_size)
+        self.model = model.to(device).eval()
+        self.embedding: Embedding = embedding or model.config.embedding
         self.vocabulary = vocabulary
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
         self.provenance = provenance or {}
-        self._fast = _in_precision(self.autoencoder, PRECISIONS[self.precision])
+        self._fast = _in_precision(self.model, PRECISIONS[self.precision])
+        self._decoder: VectorDecoder | None = None
 
     @classmethod
-    def load(cls, path: str, device: str = "cpu", precision: str = "fp32", output: str = "") -> SentenceEncoder:
+    def load(cls, path: str, device: str = "cpu", precision: str = "fp32", embedding: str = "") -> SentenceEncoder:
         """Read a model folder, local or in an object store.
 
         Args:
             path: The folder, e.g. `runs/first/model` or `s3://bucket/runs/first/model`.
             device: "cpu", "cuda" or "cuda:N".
             precision: "fp32", "bf16", "fp16" (GPU) or "auto" for what is fast on the device.
-            output: What the vectors consist of, if not what the folder says: "joined", "transfer", "code" or "words" (see
-                `ModelConfig.output`). The same weights serve all of them.
+            embedding: What the vectors consist of, if not what the folder says: "meaning", "joined", "exact" or "order" (see
+                `ModelConfig.embedding`). The same weights serve all of them.
 
         Raises:
             FileNotFoundError: if there is no such folder.
             InputError: if it is unfinished, damaged or no model, or the device cannot do the precision.
-            ValueError: if there is no such output.
+            ValueError: if there is no such embedding.
         """
         resolve_precision(precision, device)
-        model = load_model(path, output)
+        found = load_model(path, embedding)
         return cls(
-            model.autoencoder,
-            model.vocabulary,
-            model.tokenizer,
-            fingerprint=model.fingerprint,
+            found.model,
+            found.vocabulary,
+            found.tokenizer,
+            fingerprint=found.fingerprint,
             device=device,
             precision=precision,
-            provenance=model.provenance,
+            provenance=found.provenance,
         )
 
     def save(self, path: str) -> None:
         """Write a model folder, local or to an object store; the weights are those of full precision."""
-        self.fingerprint = save_model(path, self.autoencoder, self.vocabulary, self.tokenizer, self.provenance)
+        self.fingerprint = save_model(path, self.model, self.vocabulary, self.tokenizer, self.provenance)
 
     @property
-    def config(self) -> ModelConfig:
-        """The recipe of the model."""
-        return self.autoencoder.config
+    def config(self) -> AnyConfig:
+        """What the model is made of."""
+        return self.model.config
 
     @property
     def embedding_dimension(self) -> int:
         """Dimension of a vector."""
-        return self.autoencoder.embedding_dimension
+        return self.model.embedding_dimension(self.embedding)
 
     def get_sentence_embedding_dimension(self) -> int:
         """Return the dimension of a vector, under the name sentence-transformers gives it."""
@@ -124,7 +132,7 @@ class SentenceEncoder:
 
     @property
     def max_tokens(self) -> int:
-        """Words of a sentence that count; the rest is cut off."""
+        """Tokens of a sentence that are read; the rest is cut off."""
         return self.config.max_tokens
 
     def tokenize(self, sentences: str | Sequence[str]) -> pa.ListArray:
@@ -200,6 +208,7 @@ class SentenceEncoder:
         batch_tokens: int = 16_384,
         normalize_embeddings: bool = False,
         dtype: str = "float32",
+        embedding: str = "",
     ) -> Matrix:
         """Return the vector of each list of token ids, shape (n, E); lists are cut off at `max_tokens`.
 
@@ -209,26 +218,28 @@ class SentenceEncoder:
             batch_tokens: Most positions computed together.
             normalize_embeddings: Scale vectors to length 1.
             dtype: "float32" or "float16".
+            embedding: What the vectors consist of; empty for the encoder's own.
 
         Raises:
             InputError: if there are ids the vocabulary does not have, or an unknown `dtype`.
         """
         if dtype not in ("float32", "float16"):
             raise InputError(f"dtype is {dtype!r}; expected float32 or float16")
-        flat, starts, lengths = _flatten(ids, len(self.vocabulary))
-        lengths = np.minimum(lengths, self.max_tokens)
+        embedding = embedding or self.embedding
+        flat, starts, lengths = _known(*_flatten(ids, len(self.vocabulary)), self.max_tokens)
         order = np.argsort(-lengths, kind="stable")
-        device, padded = self.autoencoder.device, self.config.padded_length
+        device, padded = self.model.device, self.config.padded_length
         if not batch_size and device.type == "cpu" and self.precision != "fp32":
             batch_size = _LIBRARY_ROWS
-        vectors = torch.zeros(len(lengths), self.embedding_dimension, dtype=getattr(torch, dtype), device=device)
+        size = self.model.embedding_dimension(embedding)
+        vectors = torch.zeros(len(lengths), size, dtype=getattr(torch, dtype), device=device)
         for chunk in self._chunks(lengths[order]):
             rows = order[chunk]
-            table, positions = self._word_table(flat, starts[rows], lengths[rows])
+            table, positions = self._word_table(flat, starts[rows], lengths[rows], embedding)
             for batch in _batches(lengths[rows], batch_size, batch_tokens):
                 width = max(1, int(lengths[rows[batch.start]]))
                 sentences = _lay_out(positions[batch, :width], lengths[rows[batch]], padded)
-                found = self._fast.embed_rows(table, sentences.to(device))[: len(rows[batch])]
+                found = self._fast.embed_rows(table, sentences.to(device), embedding)[: len(rows[batch])]
                 if normalize_embeddings:
                     found = F.normalize(found, dim=1)
                 vectors[torch.from_numpy(rows[batch]).to(device)] = found.to(vectors.dtype)
@@ -243,7 +254,7 @@ class SentenceEncoder:
         yield from (slice(start, end) for start, end in itertools.pairwise(cuts) if end > start)
 
     def _word_table(
-        self, flat: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+        self, flat: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], embedding: str
     ) -> tuple[WordTable, npt.NDArray[np.int64]]:
         """Return the table of the distinct words of some sentences, and their positions in it, padded on the right."""
         step = np.arange(max(1, int(lengths.max(initial=0))))
@@ -256,7 +267,7 @@ class SentenceEncoder:
         words = np.flatnonzero(row_of_word)
         row_of_word[words] = np.arange(len(words))
         words = np.pad(words, (0, max(0, _LEAST_ROWS - len(words))))
-        table = self._fast.look_up(torch.from_numpy(words).to(self.autoencoder.device), project=True)
+        table = self._fast.look_up(torch.from_numpy(words).to(self.model.device), embedding, project=True)
         return table, row_of_word[ids]
 
     def similarity(self, a: npt.ArrayLike | Tensor, b: npt.ArrayLike | Tensor) -> Matrix:
@@ -264,42 +275,73 @@ class SentenceEncoder:
         left, right = (F.normalize(torch.as_tensor(np.atleast_2d(np.asarray(v, np.float32))), dim=1) for v in (a, b))
         return (left @ right.T).numpy()
 
-    @torch.inference_mode()
-    def reconstruct(self, sentences: str | Sequence[str]) -> list[str]:
-        """Return what the decoder makes of each sentence's code: as many words as the sentence has.
+    def decode(
+        self, vectors: npt.ArrayLike | Tensor, *, show_progress_bar: bool | Progress | None = None
+    ) -> list[Decoded]:
+        """Return the sentence that each vector stands for: its text, its words, and whether that is proven.
 
-        The words of a bag-of-words decoder stand in order of their scores.
+        Vectors of `exact` give their sentences back word for word. From `joined` the words come back as surely, their order
+        as well as the LSTM has learned it. Of anything else (`meaning`, means of vectors, noise) there are the words it leans
+        to most, without order. Vectors may have been scaled, and rounded to float16.
+
+        "Proven" means that the words were encoded again and agree with the vector in all that is computed in closed form, as
+        closely as the vector's type holds; of `joined`, whose order is learned, also that no other order that was looked at
+        comes near. It speaks of the ids that the model read: words that were cut off or are not in the vocabulary are not
+        in the vector.
+
+        Args:
+            vectors: Shape (n, E), or (E,) for one, made with this model and embedding.
+            show_progress_bar: True for a line on standard error, or a function that is told what is done.
 
         Raises:
-            InputError: if the model has no decoder.
+            InputError: if the vectors have another dimension, are not finite, or are the order alone.
         """
-        flat, starts, lengths = _flatten(self.tokenize(sentences), len(self.vocabulary))
-        lengths = np.minimum(lengths, self.max_tokens)
-        order = np.argsort(-lengths, kind="stable")
-        found = [""] * len(lengths)
-        for batch in _batches(lengths[order], 64, 1 << 30):
-            rows = order[batch]
-            table, positions = self._word_table(flat, starts[rows], lengths[rows])
-            laid_out = lay_out(positions, lengths[rows], self.config.padded_length).to(self.autoencoder.device)
-            num_steps = self.config.padded_length or max(1, int(lengths[rows[0]]))
-            words_RT = self.autoencoder.decode(self._fast.code(table, laid_out), num_steps).cpu().numpy()
-            for row, words in zip(rows, words_RT, strict=True):
-                # Padding is on the left if it counts.
-                first = num_steps - lengths[row] if self.config.padded_length else 0
-                found[row] = " ".join(self.vocabulary.words[word] for word in words[first : first + lengths[row]])
-        return found
+        if isinstance(vectors, Tensor):
+            vectors = vectors.detach().cpu().numpy()
+        matrix = np.atleast_2d(np.asarray(vectors))
+        if matrix.ndim != 2 or matrix.shape[1] != self.embedding_dimension:
+            raise InputError(
+                f"the vectors have the shape {matrix.shape}; the embedding {self.embedding} of this model has "
+                f"{self.embedding_dimension} numbers; load the model with the embedding they were made with"
+            )
+        if not np.isfinite(matrix).all():
+            raise InputError("some vectors hold numbers that are not finite; expected vectors that this model made")
+        progress = _progress(show_progress_bar, len(matrix))
+        if isinstance(self.model, OriginalModel):
+            codes = torch.from_numpy(matrix.astype(np.float32)).to(self.model.device)
+            found = []
+            for start in range(0, len(codes), _VECTORS_AT_ONCE):
+                some = codes[start : start + _VECTORS_AT_ONCE]
+                made = zip(some, self.model.decode(some), strict=True)
+                found += [self._decoded(ids if code.any() else ()) for code, ids in made]
+                progress(len(found), len(matrix))
+            return found
+        if self._decoder is None:
+            self._decoder = VectorDecoder(self.model, self.vocabulary, self.embedding, self._encode_again)
+        return self._decoder.decode(matrix, progress)
+
+    def reconstruct(self, sentences: str | Sequence[str]) -> list[Decoded]:
+        """Return what the vector of each sentence gives back; see `decode`."""
+        return self.decode(self.encode(_as_list(sentences)))
+
+    def _decoded(self, ids: Sequence[int]) -> Decoded:
+        words = tuple(self.vocabulary.words[word] for word in ids)
+        return Decoded(" ".join(words), words, False)
+
+    def _encode_again(self, ids: Sequence[npt.ArrayLike], embedding: str) -> Matrix:
+        return self.encode_ids(ids, embedding=embedding)
 
 
-def _in_precision(autoencoder: Autoencoder, dtype: torch.dtype) -> Autoencoder:
-    """Return an autoencoder that encodes with its LSTM in `dtype` and shares all else with the given one."""
+def _in_precision(model: Model, dtype: torch.dtype) -> Model:
+    """Return a model that encodes with its LSTM in `dtype` and shares all else with the given one."""
     if dtype == torch.float32:
-        return autoencoder
-    states = dict(autoencoder.state_dict(keep_vars=True))
-    shared = {id(tensor): tensor for name, tensor in states.items() if not name.startswith(("forward_", "backward_"))}
-    fast = copy.deepcopy(autoencoder, shared)
-    for lstm in (fast.forward_lstm, fast.backward_lstm):
-        if lstm is not None:
-            lstm.to(dtype)
+        return model
+    states = dict(model.state_dict(keep_vars=True)) | dict(model.named_buffers())
+    shared = {id(tensor): tensor for name, tensor in states.items() if "ward_lstm." not in name}
+    fast = copy.deepcopy(model, shared)
+    encoder = fast.order if isinstance(fast, SentenceModel) else fast
+    encoder.forward_lstm.to(dtype)
+    encoder.backward_lstm.to(dtype)
     return fast
 
 
@@ -343,6 +385,16 @@ def _flatten(
             "the text was prepared with another vocabulary"
         )
     return flat, np.cumsum(lengths) - lengths, lengths
+
+
+def _known(
+    flat: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], max_tokens: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return ids, starts and lengths of lists that were cut off at `max_tokens` and then rid of their unknown words."""
+    place = np.arange(len(flat)) - np.repeat(starts, lengths)
+    kept = (place < max_tokens) & (flat >= FIRST_WORD)
+    lengths = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[kept], minlength=len(lengths))
+    return flat[kept], np.cumsum(lengths) - lengths, lengths
 
 
 def _lay_out(position_RT: npt.NDArray[np.int64], lengths_R: npt.NDArray[np.int64], padded_length: int) -> Sentences:

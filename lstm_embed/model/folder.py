@@ -8,37 +8,41 @@ manifest.json        written last; a folder without it is refused
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 
 from lstm_embed import ledger, storage
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.errors import InputError
-from lstm_embed.model.autoencoder import Autoencoder
-from lstm_embed.model.config import ModelConfig
+from lstm_embed.model.config import EMBEDDINGS, Embedding, ModelConfig, config_from_dict
+from lstm_embed.model.recipes import Model, class_of
 
 KIND = "model"
+FORMAT = 2
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class LoadedModel:
     """What a model folder holds.
 
     Attributes:
-        autoencoder: On the CPU, in evaluation mode.
+        model: On the CPU, in evaluation mode.
+        embedding: What its vectors are to consist of.
         vocabulary: Its words.
         tokenizer: Settings that turn text into tokens; "profile" at least.
-        fingerprint: Hash of all that decides a vector but the precision.
+        fingerprint: Hash of all that decides a vector but the embedding and the precision.
         provenance: Where, when and of what it was made; recorded, never compared.
     """
 
-    autoencoder: Autoencoder
+    model: Model
+    embedding: Embedding
     vocabulary: Vocabulary
     tokenizer: dict[str, Any]
     fingerprint: str
@@ -47,7 +51,7 @@ class Model:
 
 def save_model(
     directory: str,
-    autoencoder: Autoencoder,
+    model: Model,
     vocabulary: Vocabulary,
     tokenizer: Mapping[str, Any],
     provenance: Mapping[str, Any] | None = None,
@@ -56,7 +60,7 @@ def save_model(
 
     Args:
         directory: Local path or object store.
-        autoencoder: The model.
+        model: The model.
         vocabulary: Its words.
         tokenizer: Settings that turn text into tokens; "profile" at least.
         provenance: Anything JSON-like that is worth knowing about the making of the model.
@@ -64,16 +68,18 @@ def save_model(
     Raises:
         InputError: if vocabulary and model disagree in size.
     """
-    if len(vocabulary) != len(autoencoder.word_vectors):
+    if len(vocabulary) != len(model.word_vectors):
         raise InputError(
-            f"the vocabulary has {len(vocabulary)} words and the model {len(autoencoder.word_vectors)} word vectors; "
+            f"the vocabulary has {len(vocabulary)} words and the model {len(model.word_vectors)} word vectors; "
             "expected the vocabulary the model was trained with"
         )
     directory = storage.resolve(directory)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in autoencoder.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = safetensors.torch.save(tensors)
+    config = model.config.to_dict()
     deciding = {
-        "model": autoencoder.config.to_dict(),
+        "format": FORMAT,
+        "model": {name: value for name, value in config.items() if name != "embedding"},
         "tokenizer": dict(tokenizer),
         "vocabulary": vocabulary.fingerprint,
         "weights": hashlib.sha256(weights).hexdigest(),
@@ -86,9 +92,11 @@ def save_model(
     vocabulary.save(storage.join(directory, VOCABULARY))
     storage.write_bytes(storage.join(directory, WEIGHTS), weights)
     made_by = {**ledger.provenance(), **(provenance or {})}
-    storage.write_json(storage.join(directory, CONFIG), {**deciding, "provenance": made_by})
+    storage.write_json(storage.join(directory, CONFIG), {**deciding, "model": config, "provenance": made_by})
     content = {
-        "embedding_dimension": autoencoder.embedding_dimension,
+        "format": FORMAT,
+        "embedding": model.config.embedding,
+        "embedding_dimension": model.embedding_dimension(),
         "words": len(vocabulary),
         "vocabulary": vocabulary.fingerprint,
     }
@@ -96,21 +104,36 @@ def save_model(
     return fingerprint
 
 
-def load_model(directory: str, output: str = "") -> Model:
+def open_model(directory: str) -> dict[str, Any]:
+    """Return the manifest of a model folder, sizes of files compared.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        InputError: if it is unfinished, damaged, something else, or a model of another version.
+    """
+    manifest = ledger.open_sealed(directory, kind=KIND, verify=False)
+    if manifest["content"].get("format") != FORMAT:
+        raise InputError(
+            f"{directory} is a model of lstm_embed 0.1; use it with that version, or train one anew with this version"
+        )
+    return manifest
+
+
+def load_model(directory: str, embedding: str = "") -> LoadedModel:
     """Read a model folder.
 
     Args:
         directory: Local path or object store.
-        output: Another `ModelConfig.output` than the folder's; it changes the fingerprint, as it does the vectors.
+        embedding: Another `ModelConfig.embedding` than the folder's.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        InputError: if it is unfinished, damaged, or something else.
-        ValueError: if there is no such output.
+        InputError: if it is unfinished, damaged, something else, or a model of another version.
+        ValueError: if there is no such embedding.
     """
     directory = storage.resolve(directory)
     # Sizes are compared here, hashes where the files are read: a remote file is fetched once.
-    manifest = ledger.open_sealed(directory, kind=KIND, verify=False)
+    manifest = open_model(directory)
     config = json.loads(_checked(directory, CONFIG, manifest))
     vocabulary = Vocabulary.load(storage.join(directory, VOCABULARY))
     if vocabulary.fingerprint != config["vocabulary"]:
@@ -118,18 +141,23 @@ def load_model(directory: str, output: str = "") -> Model:
             f"{storage.join(directory, VOCABULARY)} has fingerprint {vocabulary.fingerprint[:8]}; the model was made with "
             f"{config['vocabulary'][:8]}; copy the whole folder again"
         )
-    fingerprint: str = manifest["fingerprint"]
-    if output and output != config["model"].get("output", ModelConfig.output):
-        config["model"]["output"] = output
-        fingerprint = ledger.fingerprint({name: value for name, value in config.items() if name != "provenance"})
-    recipe = ModelConfig.from_dict(config["model"])
+    recipe = config_from_dict(config["model"])
+    if embedding and embedding != recipe.embedding:
+        if not isinstance(recipe, ModelConfig):
+            raise InputError(
+                f"embedding is {embedding!r}; the model {directory} is the original system and has only order"
+            )
+        if embedding not in EMBEDDINGS:
+            raise ValueError(f"embedding is {embedding!r}; expected one of {', '.join(EMBEDDINGS)} (--embedding)")
+        recipe = dataclasses.replace(recipe, embedding=cast(Embedding, embedding))
     tensors = safetensors.torch.load(_checked(directory, WEIGHTS, manifest))
-    autoencoder = Autoencoder.from_tensors(recipe, tensors)
-    return Model(
-        autoencoder=autoencoder.eval(),
+    make: Any = class_of(recipe).from_tensors
+    return LoadedModel(
+        model=make(recipe, tensors, vocabulary.words).eval(),
+        embedding=recipe.embedding,
         vocabulary=vocabulary,
         tokenizer=config["tokenizer"],
-        fingerprint=fingerprint,
+        fingerprint=manifest["fingerprint"],
         provenance=config["provenance"],
     )
 

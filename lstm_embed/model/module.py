@@ -1,4 +1,4 @@
-"""A trained encoder as a layer: token ids in, sentence vectors out, gradients all the way to the words."""
+"""A trained encoder as a layer: token ids in, sentence vectors out, gradients into its LSTM."""
 
 from __future__ import annotations
 
@@ -13,65 +13,68 @@ from torch import Tensor, nn
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import PAD, Vocabulary
 from lstm_embed.errors import InputError
-from lstm_embed.model.autoencoder import Autoencoder
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import load_model
+from lstm_embed.model.recipes import Model
+from lstm_embed.model.sentence_model import SentenceModel
 
 
 class SentenceModule(nn.Module):
     """A trained encoder to put a head on and fine-tune.
 
-    The decoder stays in it, frozen: it takes no part, and keeps the module a whole model that can be saved.
+    The BiLSTM and its projection to the code are trained. All else is fixed, the decoder too: it takes no part, and keeps the
+    module a whole model that can be saved. The embedding `meaning` has nothing to train.
 
     Args:
-        autoencoder: The model.
+        model: The model.
         vocabulary: Its words.
         tokenizer: Settings that turn text into tokens; "profile" at least.
-        train_words: Train the word vectors too, all V x d of them.
         provenance: What is worth knowing about the making of the model.
     """
 
     def __init__(
         self,
-        autoencoder: Autoencoder,
+        model: Model,
         vocabulary: Vocabulary,
         tokenizer: dict[str, Any],
         *,
-        train_words: bool = False,
         provenance: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
+        self.model = model
         self.vocabulary = vocabulary
         self.tokenizer = tokenizer
         self.provenance = provenance or {}
-        autoencoder.word_vectors.requires_grad_(train_words)
-        if autoencoder.decoder is not None:
-            autoencoder.decoder.requires_grad_(False)
+        unused = (
+            [model.order.decoder, model.order.key]
+            if isinstance(model, SentenceModel)
+            else [model.decoder, model.output]
+        )
+        for part in unused:
+            part.requires_grad_(False)
         self.train()
 
     @classmethod
-    def load(cls, path: str, *, output: str = "", train_words: bool = False) -> SentenceModule:
+    def load(cls, path: str, *, embedding: str = "") -> SentenceModule:
         """Read a model folder, local or in an object store; the module is on the CPU.
 
         Args:
             path: The folder.
-            output: What the vectors consist of, if not what the folder says; see `SentenceEncoder.load`.
-            train_words: Train the word vectors too.
+            embedding: What the vectors consist of, if not what the folder says; see `SentenceEncoder.load`.
 
         Raises:
             FileNotFoundError: if there is no such folder.
             InputError: if it is unfinished, damaged or no model.
-            ValueError: if there is no such output.
+            ValueError: if there is no such embedding.
         """
-        model = load_model(path, output)
-        about = {**model.provenance, "fine_tuned_from": model.fingerprint}
-        return cls(model.autoencoder, model.vocabulary, model.tokenizer, train_words=train_words, provenance=about)
+        found = load_model(path, embedding)
+        about = {**found.provenance, "fine_tuned_from": found.fingerprint}
+        return cls(found.model, found.vocabulary, found.tokenizer, provenance=about)
 
     @property
     def embedding_dimension(self) -> int:
         """Dimension E of a vector."""
-        return self.autoencoder.embedding_dimension
+        return self.model.embedding_dimension()
 
     def ids(self, sentences: Sequence[str]) -> Tensor:
         """Return the token ids of sentences, padded with 0 and cut off at the model's `max_tokens`, shape (B, T), T > 0.
@@ -82,7 +85,7 @@ class SentenceModule(nn.Module):
         if isinstance(sentences, str):
             raise InputError(f"sentences is the text {sentences[:40]!r}; expected a list of texts")
         lists = self.vocabulary.id_lists(tokenize(list(sentences), self.tokenizer["profile"]))
-        lengths = np.minimum(np.asarray(lists.value_lengths(), np.int64), self.autoencoder.config.max_tokens)
+        lengths = np.minimum(np.asarray(lists.value_lengths(), np.int64), self.model.config.max_tokens)
         ids_BT = np.full((len(lengths), max(1, int(lengths.max(initial=0)))), PAD, np.int64)
         for row, (one, length) in enumerate(zip(lists, lengths, strict=True)):
             ids_BT[row, :length] = one.values.to_numpy()[:length]
@@ -95,19 +98,19 @@ class SentenceModule(nn.Module):
             ids_BT: Token ids, padded with 0 on the right and cut off at the model's `max_tokens`; a 0 before the last id is a
                 word that was dropped. Best left on the CPU, where sentences are laid out.
         """
-        ids_BT = F.pad(ids_BT.cpu()[:, : self.autoencoder.config.max_tokens], (0, max(0, 1 - ids_BT.shape[1])))
+        ids_BT = F.pad(ids_BT.cpu()[:, : self.model.config.max_tokens], (0, max(0, 1 - ids_BT.shape[1])))
         place_T = torch.arange(1, ids_BT.shape[1] + 1)
         lengths_B = ((ids_BT != PAD) * place_T).amax(1)
-        return self.autoencoder.embed(ids_BT, lengths_B)
+        return self.model.embed(ids_BT, lengths_B)
 
     def encoder(self) -> SentenceEncoder:
         """Return an encoder that shares the weights, to encode texts with or to save as a model folder."""
         was_training = self.training
         encoder = SentenceEncoder(
-            self.autoencoder,
+            self.model,
             self.vocabulary,
             self.tokenizer,
-            device=str(self.autoencoder.device),
+            device=str(self.model.device),
             provenance=self.provenance,
         )
         # cuDNN has no gradient outside training mode.

@@ -32,7 +32,7 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     Args:
         model: Model folder, local or in an object store.
-        output: What the vectors consist of, if not what the folder says: "joined", "transfer", "code" or "words".
+        embedding: What the vectors consist of, if not what the folder says: "meaning", "joined", "exact" or "order".
         normalize: Scale vectors to length 1.
         batch_size: Sentences computed together; changes speed and nothing else.
         device: "cpu", "cuda" or "cuda:N".
@@ -46,14 +46,14 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self,
         model: str = "",
         *,
-        output: str = "",
+        embedding: str = "",
         normalize: bool = False,
         batch_size: int = 64,
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
         self.model = model
-        self.output = output
+        self.embedding = embedding
         self.normalize = normalize
         self.batch_size = batch_size
         self.device = device
@@ -93,7 +93,7 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             raise InputError("model is empty; expected a model folder: SentenceVectorizer(model='runs/first/model')")
         path = storage.resolve(self.model)
         # The fingerprint is part of the key: a model that was trained anew is read anew.
-        return _load(path, read_manifest(path, kind=KIND)["fingerprint"], self.device, self.precision, self.output)
+        return _load(path, read_manifest(path, kind=KIND)["fingerprint"], self.device, self.precision, self.embedding)
 
     @property
     def _n_features_out(self) -> int:
@@ -113,8 +113,8 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
 
 @functools.lru_cache(maxsize=2)
-def _load(path: str, fingerprint: str, device: str, precision: str, output: str) -> SentenceEncoder:
-    return SentenceEncoder.load(path, device=device, precision=precision, output=output)
+def _load(path: str, fingerprint: str, device: str, precision: str, embedding: str) -> SentenceEncoder:
+    return SentenceEncoder.load(path, device=device, precision=precision, embedding=embedding)
 
 
 def as_texts(X: Any) -> list[str]:

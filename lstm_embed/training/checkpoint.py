@@ -3,9 +3,9 @@
 A checkpoint is a sealed folder (`ledger.sealed`): its manifest holds the SHA-256 of each file and, as its content, everything
 that is not a tensor. Files:
 
-    model.safetensors        the trained parameters by name; what is given from outside (word vectors, counts) is not repeated
-    optimizer.safetensors    Adam's two moments and step count of each
-    vocabulary.parquet       the words that rows of parameters stand for, so that a new run can start from this one
+    model.safetensors        the trained parameters by name, and what neighbouring sentences taught; what is given from outside
+                             (word vectors, counts) is not repeated
+    optimizer.safetensors    Adam's two moments and step count of each parameter
     manifest.json            hashes, and step, schedule, scaler, metrics, config, fingerprints (written last)
 
 No pickle. Which checkpoint is the newest whole one is found by looking, never by trusting a list of them.
@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from lstm_embed import storage
-from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.errors import InputError
 from lstm_embed.ledger import fingerprint, open_sealed, seal
+from lstm_embed.model.recipes import Model
 
 KIND = "checkpoint"
-MODEL, OPTIMIZER, VOCABULARY = "model.safetensors", "optimizer.safetensors", "vocabulary.parquet"
+FORMAT = 2
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 _NAME = re.compile(r"step_(\d{8,})")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -40,7 +41,7 @@ class Checkpoint:
     Attributes:
         path: Its folder.
         state: What is not a tensor, as it was given to `save`.
-        parameters: Trained parameters by name, on the CPU.
+        parameters: What `kept_tensors` named, on the CPU.
         moments: The optimizer's tensors, as `optimizer_tensors` names them.
     """
 
@@ -67,22 +68,20 @@ def save(
     *,
     parameters: Mapping[str, Tensor],
     moments: Mapping[str, Tensor],
-    vocabulary: Vocabulary,
 ) -> None:
     """Write a checkpoint into an empty folder.
 
     Args:
         directory: The folder.
         state: JSON-like values, "step" among them.
-        parameters: Trained parameters by name.
+        parameters: What `kept_tensors` names.
         moments: The optimizer's tensors.
-        vocabulary: The words of the run.
     """
     for file, tensors in ((MODEL, parameters), (OPTIMIZER, moments)):
         here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         storage.write_bytes(storage.join(directory, file), safetensors.torch.save(here))
-    vocabulary.save(storage.join(directory, VOCABULARY))
-    seal(directory, kind=KIND, fingerprint=fingerprint(state), content=dict(state))
+    content = {"format": FORMAT, **state}
+    seal(directory, kind=KIND, fingerprint=fingerprint(content), content=content)
 
 
 def load(path: str) -> Checkpoint:
@@ -90,10 +89,11 @@ def load(path: str) -> Checkpoint:
 
     Raises:
         FileNotFoundError: if there is none.
-        InputError: if it is not whole, with the reason.
+        InputError: if it is not whole, with the reason, or of another version.
     """
     path = storage.resolve(path)
     state = open_sealed(path, kind=KIND)["content"]
+    _check_format(path, state)
     parameters, moments = (
         safetensors.torch.load(storage.read_bytes(storage.join(path, file))) for file in (MODEL, OPTIMIZER)
     )
@@ -114,6 +114,14 @@ def verify(path: str, *, hashes: bool = True) -> dict[str, Any]:
         return dict(open_sealed(path, kind=KIND, verify=hashes)["content"])
     except FileNotFoundError as error:
         raise InputError(str(error)) from None
+
+
+def _check_format(path: str, state: Mapping[str, Any]) -> None:
+    if state.get("format") != FORMAT:
+        raise InputError(
+            f"{path} is a checkpoint of lstm_embed 0.1; continue its run with that version, or train again under another "
+            "--run-name"
+        )
 
 
 def list_checkpoints(run_dir: str) -> list[str]:
@@ -145,26 +153,35 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def load_parameters(model: nn.Module, parameters: Mapping[str, Tensor], source: str) -> None:
-    """Set the trained parameters of a model.
+def kept_tensors(model: Model) -> dict[str, Tensor]:
+    """Return what a checkpoint holds of a model, by name: trained parameters, and buffers that were made from the corpus."""
+    return {**trained_parameters(model), **{name: getattr(model, name) for name in model.kept_buffers}}
+
+
+def load_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Set the tensors of a model.
+
+    Args:
+        own: The model's tensors.
+        tensors: Their values.
+        source: Where these are from, for the message.
 
     Raises:
-        InputError: if names or shapes are not the model's; `source` is named in the message.
+        InputError: if names or shapes are not the model's.
     """
-    own = trained_parameters(model)
-    wrong = sorted(name for name in {*own, *parameters} if name not in own or name not in parameters)
-    wrong += [name for name in own if name not in wrong and own[name].shape != parameters[name].shape]
+    wrong = sorted(name for name in {*own, *tensors} if name not in own or name not in tensors)
+    wrong += [name for name in own if name not in wrong and own[name].shape != tensors[name].shape]
     if wrong:
         raise InputError(
             f"the weights of {source} do not fit the model: {', '.join(wrong[:5])} differ in name or shape"
         )
     with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(parameters[name])
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return Adam's tensors by name, such as "exp_avg.word_theta"; none before the first step."""
+    """Return Adam's tensors by name, such as "exp_avg.order.key.weight"; none before the first step."""
     found = {}
     for name, parameter in trained_parameters(model).items():
         for moment in _MOMENTS:

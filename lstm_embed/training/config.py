@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lstm_embed.corpus.token_set import MAX_MIN_TOKENS
 from lstm_embed.errors import InputError
-from lstm_embed.model.config import PRESETS, ModelConfig
+from lstm_embed.model.config import PRESETS, AnyConfig, ModelConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -40,8 +40,8 @@ class TrainingConfig:
     preset: str = "default"
     """Recipe the settings started from: default, large or original."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """The model and what it is trained to do."""
+    model: AnyConfig = field(default_factory=ModelConfig)
+    """What vectors are made of."""
 
     epochs: int = 1
     """Passes over the corpus, at least 1. More than a finished run had continues it with the schedule started anew."""
@@ -49,11 +49,11 @@ class TrainingConfig:
     max_steps: int = 0
     """Steps after which training ends even inside an epoch; 0 for no limit."""
 
-    group_size: int = 128
-    """Sentences that are each other's negatives, an even number of at least 2."""
+    micro_batch_sentences: int = 128
+    """Sentences of like length that are computed together, at least 1."""
 
-    groups_per_step: int = 8
-    """Groups whose mean gradient makes one step, at least 1; as many workers can share the work of a step."""
+    micro_batches_per_step: int = 4
+    """Micro-batches that make one step, at least 1; as many workers can share the work of a step."""
 
     min_tokens: int = 4
     """Least tokens of a sentence that is trained on, 1 to 8."""
@@ -61,11 +61,8 @@ class TrainingConfig:
     buffer_sentences: int = 262_144
     """Sentences that are shuffled and sorted by length at a time, at least 1; bounds memory and randomness."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Largest learning rate of Adam, above 0."""
-
-    word_weight_rate: float = 20.0
-    """Factor on the learning rate for the learned word weights, at least 0."""
 
     warmup_steps: int = 50
     """Steps over which the learning rate rises from 0, at least 0."""
@@ -81,7 +78,7 @@ class TrainingConfig:
     a CPU, the model has many units."""
 
     seed: int = 0
-    """Start of all chance: initial weights, order, noise, drawn negatives; at least 0."""
+    """Start of all chance: initial weights and the order of sentences; at least 0."""
 
     validation_sentences: int = 8192
     """Held-out sentences on which the loss is measured, at least 0."""
@@ -111,7 +108,8 @@ class TrainingConfig:
     """Worker failures after which the run gives up, at least 0; -1 for never."""
 
     init_from: str = ""
-    """Start a new run from the weights of this checkpoint, run or model folder; words are matched by spelling."""
+    """Start a new run from the LSTM weights of this checkpoint, run or model folder, best with word vectors that go on from
+    its own (`word_vectors --continue-from`)."""
 
     from_checkpoint: str = ""
     """Go back to this older checkpoint of the run; newer ones are deleted. Done once: later starts go on from there."""
@@ -146,8 +144,6 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name, (least, most) in _RANGES.items():
             _check_number(self, name, least, most)
-        if self.group_size % 2:
-            raise _wrong(self, "group_size", "an even number of at least 2")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(self.run_name)) and isinstance(self.run_name, str):
             raise _wrong(self, "run_name", "letters, digits, '.', '_' and '-', beginning with a letter or digit")
         if self.precision not in ("auto", "fp32", "bf16", "fp16"):
@@ -159,9 +155,11 @@ class TrainingConfig:
         if self.init_from and self.from_checkpoint:
             raise _wrong(self, "from_checkpoint", "nothing beside --init-from")
         _ = self.checkpoint_interval
-        if self.workers[1] > self.groups_per_step:
+        if self.workers[1] > self.micro_batches_per_step:
             raise _wrong(
-                self, "num_workers", f"at most --groups-per-step {self.groups_per_step}, since groups are not shared"
+                self,
+                "num_workers",
+                f"at most --micro-batches-per-step {self.micro_batches_per_step}, since a micro-batch is not shared",
             )
 
     @property
@@ -205,17 +203,16 @@ class TrainingConfig:
 
 _PRESET_FIELDS: dict[str, dict[str, Any]] = {
     # Keras' Adam: a constant rate, no clipping, every sentence.
-    "original": {"warmup_steps": 0, "final_rate": 1.0, "clip": 0.0, "min_tokens": 1},
+    "original": {"warmup_steps": 0, "final_rate": 1.0, "clip": 0.0, "min_tokens": 1, "learning_rate": 1e-3},
 }
 """What a preset changes beside the model."""
 
 _MEANING = (
-    "group_size",
-    "groups_per_step",
+    "micro_batch_sentences",
+    "micro_batches_per_step",
     "min_tokens",
     "buffer_sentences",
     "learning_rate",
-    "word_weight_rate",
     "warmup_steps",
     "final_rate",
     "clip",
@@ -227,12 +224,11 @@ _MEANING = (
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, math.inf),
     "max_steps": (0, math.inf),
-    "group_size": (2, math.inf),
-    "groups_per_step": (1, math.inf),
+    "micro_batch_sentences": (1, math.inf),
+    "micro_batches_per_step": (1, math.inf),
     "min_tokens": (1, MAX_MIN_TOKENS),
     "buffer_sentences": (1, math.inf),
     "learning_rate": (1e-12, math.inf),
-    "word_weight_rate": (0, math.inf),
     "warmup_steps": (0, math.inf),
     "final_rate": (0, 1),
     "clip": (0, math.inf),

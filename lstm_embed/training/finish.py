@@ -8,12 +8,14 @@ import secrets
 import shutil
 from typing import Any
 
+import numpy as np
+
 from lstm_embed import storage
 from lstm_embed.errors import InputError
 from lstm_embed.ledger.sealed import read_manifest
-from lstm_embed.model.autoencoder import Autoencoder
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import KIND, save_model
+from lstm_embed.model.recipes import Model
 from lstm_embed.training import checkpoint
 from lstm_embed.training.learner import Share
 from lstm_embed.training.run import Run, RunFolder
@@ -42,7 +44,7 @@ def finish(folder: RunFolder, run: Run, worker: Worker) -> dict[str, Any]:
     if not (same and has_model(folder)):
         found = checkpoint.load(path)
         model = worker.loop.learner.model
-        checkpoint.load_parameters(model, found.parameters, path)
+        checkpoint.load_tensors(checkpoint.kept_tensors(model), found.parameters, path)
         provenance = {
             "run_name": storage.name(folder.path),
             "run": run.fingerprint,
@@ -78,7 +80,7 @@ def _best_checkpoint(folder: RunFolder, best_step: int) -> str:
     return newest
 
 
-def _publish(model_dir: str, model: Autoencoder, worker: Worker, provenance: dict[str, Any]) -> None:
+def _publish(model_dir: str, model: Model, worker: Worker, provenance: dict[str, Any]) -> None:
     """Write the model folder; locally the one before stays whole until the new one takes its place."""
     vocabulary, tokenizer = worker.tokens.vocabulary, worker.tokens.tokenizer
     if storage.is_remote(model_dir):
@@ -96,27 +98,27 @@ def _publish(model_dir: str, model: Autoencoder, worker: Worker, provenance: dic
     shutil.rmtree(old, ignore_errors=True)
 
 
-def send_examples(wandb: WandbLog, worker: Worker, groups: list[tuple[int, Share]], step: int) -> None:
+def send_examples(wandb: WandbLog, worker: Worker, shares: list[tuple[int, Share]], step: int) -> None:
     """Send reconstructions and nearest neighbours of some held-out sentences to Weights & Biases; they are the user's text."""
     vocabulary = worker.tokens.vocabulary
-    texts = [
-        " ".join(vocabulary.words[word] for word in ids[:length])
-        for _, share in groups
-        for group in share.groups
-        for ids, length in zip(group.ids_BT, group.lengths_B, strict=True)
+    ids = [
+        row[:length]
+        for _, share in shares
+        for one in share.micro_batches
+        for row, length in zip(one.ids_BT, one.lengths_B, strict=True)
+        if length
     ][:_NUM_SENTENCES]
-    if len(texts) < 2:
+    if len(ids) < 2:
         return
     model = worker.loop.learner.model
     encoder = SentenceEncoder(model, vocabulary, worker.tokens.tokenizer, device=str(model.device))
-    vectors = encoder.encode(texts, normalize_embeddings=True)
-    likeness = vectors @ vectors.T
-    likeness[range(len(texts)), range(len(texts))] = -1.0
-    chosen = texts[: _NUM_EXAMPLES * (len(texts) // _NUM_EXAMPLES or 1) : max(1, len(texts) // _NUM_EXAMPLES)]
-    back = encoder.reconstruct(chosen) if model.decoder is not None else [""] * len(chosen)
-    rows = []
-    for text, reconstruction in zip(chosen, back, strict=True):
-        row = texts.index(text)
+    vectors = encoder.encode_ids(ids)
+    likeness = encoder.similarity(vectors, vectors)
+    np.fill_diagonal(likeness, -1.0)
+    chosen = range(0, len(ids), max(1, len(ids) // _NUM_EXAMPLES))[:_NUM_EXAMPLES]
+    rows: list[list[Any]] = []
+    for row, made in zip(chosen, encoder.decode(vectors[list(chosen)]), strict=True):
         near = int(likeness[row].argmax())
-        rows.append([text, reconstruction, texts[near], float(likeness[row, near])])
+        texts = [" ".join(vocabulary.words[word] for word in ids[n]) for n in (row, near)]
+        rows.append([texts[0], made.text, texts[1], float(likeness[row, near])])
     wandb.log_table("val/examples", step, ["sentence", "reconstruction", "nearest", "cosine"], rows)

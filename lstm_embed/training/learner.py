@@ -1,4 +1,4 @@
-"""One step of training: gradients of whole groups, summed over workers in one fixed order, then Adam.
+"""One step of training: gradients of whole micro-batches, summed over workers in one fixed order, then Adam.
 
 The gradients of all parameters are views into one flat float32 buffer, at whose end the step's losses and signals ride along,
 so a step has exactly one all-reduce. (DDP rebuilds its buckets after the first step, which changes bits.) On a GPU nothing here
@@ -12,21 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lstm_embed.errors import NonFiniteLoss
-from lstm_embed.model.autoencoder import Autoencoder, Losses
 from lstm_embed.model.batch import Batch, collate
-from lstm_embed.model.config import ModelConfig
-from lstm_embed.model.group import Group
+from lstm_embed.model.recipes import Model
+from lstm_embed.model.sentence_model import Losses
 from lstm_embed.training import checkpoint
 from lstm_embed.training.config import TrainingConfig
-from lstm_embed.training.loader import Step
+from lstm_embed.training.loader import MicroBatch, Step
 from lstm_embed.training.session import Session
 
-LOSSES = ("loss", "reconstruction", "contrast", "accuracy", "contrast_accuracy")
-"""Means over the sentences of a step, by their names in the metrics."""
+LOSSES = ("loss", "accuracy", "words_in_place")
+"""Means over the words of a step (see `Losses`), by their names in the metrics."""
 _STOP, _SAVE, _NORM, _SCALE = len(LOSSES), len(LOSSES) + 1, len(LOSSES) + 2, len(LOSSES) + 3
 _NUM_REDUCED = len(LOSSES) + 2
 _LOSS_SCALE, _GOOD_STEPS = 2.0**14, 2000
@@ -35,25 +35,25 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Share:
-    """A worker's groups of a step, and the batches they are computed in: one each on a CPU, all together on a GPU.
+    """A worker's micro-batches of a step, and the batches they are computed in: one each on a CPU, all together on a GPU.
 
     Attributes:
-        groups: The groups.
+        micro_batches: The micro-batches.
         batches: The same, laid out.
         positions: Positions the encoder computes for them, padding included.
     """
 
-    groups: list[Group]
+    micro_batches: list[MicroBatch]
     batches: list[Batch]
     positions: int
 
 
 class Layout:
-    """Lays out the groups of a step for the model; runs in the loader's threads.
+    """Lays out the micro-batches of a step for the model; runs in the loader's threads.
 
     Args:
-        padded_length: `ModelConfig.padded_length`.
-        together: Compute all groups in one pass, for a GPU; else one after the other, which needs less memory.
+        padded_length: Of the model's config.
+        together: Compute all micro-batches in one pass, for a GPU; else one after the other, which needs less memory.
         pin: Put the batches into memory from which a GPU copies in the background.
     """
 
@@ -62,15 +62,19 @@ class Layout:
         self._together = together
         self._pin = pin
 
-    def __call__(self, groups: list[Group]) -> Share:
-        """Return the groups laid out; see `Share`."""
-        if not groups:
+    def __call__(self, micro_batches: list[MicroBatch]) -> Share:
+        """Return the micro-batches laid out; see `Share`."""
+        if not micro_batches:
             return Share([], [], 0)
         if not self._together:
-            batches = [collate([group], self._padded_length) for group in groups]
-            return Share(groups, batches, sum(sum(batch.inputs.running) for batch in batches))
-        batch = collate(groups, self._padded_length)
-        return Share(groups, [batch.pin() if self._pin else batch], batch.inputs.position_TR.numel())
+            batches = [collate(one.ids_BT, one.lengths_B, self._padded_length) for one in micro_batches]
+            return Share(micro_batches, batches, sum(sum(batch.sentences.running) for batch in batches))
+        width = max(one.ids_BT.shape[1] for one in micro_batches)
+        ids_BT = np.concatenate(
+            [np.pad(one.ids_BT, ((0, 0), (0, width - one.ids_BT.shape[1]))) for one in micro_batches]
+        )
+        batch = collate(ids_BT, np.concatenate([one.lengths_B for one in micro_batches]), self._padded_length)
+        return Share(micro_batches, [batch.pin() if self._pin else batch], batch.sentences.position_TR.numel())
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Learner:
         precision: "fp32", "bf16" or "fp16".
     """
 
-    def __init__(self, model: Autoencoder, config: TrainingConfig, session: Session, precision: str) -> None:
+    def __init__(self, model: Model, config: TrainingConfig, session: Session, precision: str) -> None:
         self.model = model
         self._config = config
         self._session = session
@@ -114,10 +118,7 @@ class Learner:
         for parameter in parameters.values():
             parameter.grad = self._flat[start : start + parameter.numel()].view_as(parameter)
             start += parameter.numel()
-        self._factors = {"network": 1.0, "word_weights": config.word_weight_rate, "word_vectors": 1.0}
-        groups = [{"params": found, "name": name} for name, found in model.parameter_groups().items() if found]
-        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
-        self.measured = _measured(config.model)
+        self.optimizer = torch.optim.Adam(parameters.values(), lr=config.learning_rate, fused=True)
         self._failed = torch.zeros((), dtype=torch.bool, device=device)
         self._scale = torch.full((), _LOSS_SCALE if precision == "fp16" else 1.0, device=device)
         self._good = torch.zeros((), device=device)
@@ -126,7 +127,7 @@ class Learner:
         """Make one step, without waiting for its result.
 
         Args:
-            step: This worker's groups.
+            step: This worker's micro-batches.
             rate: Factor on the learning rate.
             stop: Signal to all workers that the run was asked to stop.
             save: Signal to all workers that a checkpoint is wanted.
@@ -134,7 +135,7 @@ class Learner:
         self._flat.zero_()
         for batch in step.work.batches:
             losses = self._losses(batch)
-            weight = batch.num_sentences / step.num_sentences
+            weight = getattr(batch, self.model.counts_by) / max(1, getattr(step, self.model.counts_by))
             (losses.total * (weight * self._scale)).backward()
             self._sums[: len(LOSSES)].add_(_stack(losses), alpha=weight)
         if stop or save:
@@ -161,38 +162,39 @@ class Learner:
         if self._config.clip:
             self._gradient.mul_((self._config.clip / (norm + 1e-6)).clamp(max=1.0))
         for group in self.optimizer.param_groups:
-            group["lr"] = self._config.learning_rate * rate * self._factors[group["name"]]
+            group["lr"] = self._config.learning_rate * rate
         # Fused Adam leaves everything as it is where this is 1, without telling the host.
         self.optimizer.found_inf = (self._failed | overflow).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         return norm
 
-    def _losses(self, batch: Batch) -> Losses:
+    def _losses(self, batch: Batch, measure: bool = False) -> Losses:
         device = self._session.device
         autocast: Any = contextlib.nullcontext()
         if self._dtype is not None:
             autocast = torch.autocast(device.type, dtype=self._dtype)
         with autocast:
-            return self.model(batch.to(device))
+            losses: Losses = self.model(batch.to(device), measure)
+        return losses
 
     def check(self, step: Step[Share], outcome: Outcome) -> None:
         """Stop a run whose step was not finite; all workers call this for the same step.
 
         Raises:
-            NonFiniteLoss: naming step and group.
+            NonFiniteLoss: naming step and micro-batch.
         """
         finite = all(map(_is_finite, outcome.losses.values()))
         if finite and (_is_finite(outcome.gradient_norm) or self._dtype is torch.float16):
             return
-        # The weights are still those of before the step, so its groups can be looked at one by one.
-        bad = torch.zeros(step.num_groups, device=self._session.device)
-        for number, group in zip(step.owned, step.work.groups, strict=True):
+        # The weights are still those of before the step, so its micro-batches can be looked at one by one.
+        bad = torch.zeros(step.num_micro_batches, device=self._session.device)
+        for number, one in zip(step.owned, step.work.micro_batches, strict=True):
             with torch.no_grad():
-                losses = self._losses(collate([group], self.model.config.padded_length))
+                losses = self._losses(collate(one.ids_BT, one.lengths_B, self.model.config.padded_length))
             bad[number] = float(not bool(torch.isfinite(_stack(losses)).all()))
         self._session.all_reduce(bad)
         numbers = ", ".join(str(int(n)) for n in bad.nonzero().flatten())
-        what = f"the loss of group {numbers}" if numbers else "the gradient"
+        what = f"the loss of micro-batch {numbers}" if numbers else "the gradient"
         raise NonFiniteLoss(
             f"step {step.step} (epoch {step.epoch}): {what} is not a finite number; no weight was changed by it. "
             "The checkpoints before it are kept; try a lower --learning-rate, --clip, or --precision fp32 under another "
@@ -200,20 +202,21 @@ class Learner:
         )
 
     @torch.no_grad()
-    def evaluate(self, num_groups: int, groups: Sequence[tuple[int, Share]]) -> dict[str, float]:
-        """Return the mean losses over groups that are shared among the workers.
+    def evaluate(self, num_micro_batches: int, shares: Sequence[tuple[int, Share]]) -> dict[str, float]:
+        """Return the mean losses over micro-batches that are shared among the workers, with the words in place.
 
-        The sums are taken in the order of the groups, whichever worker computed them.
+        The sums are taken in the order of the micro-batches, whichever worker computed them.
         """
-        table = torch.zeros(num_groups, len(LOSSES) + 1, device=self._session.device)
-        for number, share in groups:
+        table = torch.zeros(num_micro_batches, len(LOSSES) + 1, device=self._session.device)
+        for number, share in shares:
             for batch in share.batches:
-                table[number, :-1] = _stack(self._losses(batch))
-                table[number, -1] = batch.num_sentences
+                table[number, :-1] = _stack(self._losses(batch, measure=True))
+                table[number, -1] = getattr(batch, self.model.counts_by)
         self._session.all_reduce(table)
         values = table.double().cpu()
         sums = (values[:, :-1] * values[:, -1:]).sum(0) / values[:, -1].sum().clamp_min(1.0)
-        return dict(zip(LOSSES, sums.tolist(), strict=True))
+        found = dict(zip(LOSSES, sums.tolist(), strict=True))
+        return {name: found[name] for name in self.model.validation_measures}
 
     def state(self) -> dict[str, float]:
         """Return the state that is not a tensor of the model or the optimizer."""
@@ -221,7 +224,7 @@ class Learner:
 
     def load(self, found: checkpoint.Checkpoint) -> None:
         """Take up a checkpoint."""
-        checkpoint.load_parameters(self.model, found.parameters, found.path)
+        checkpoint.load_tensors(checkpoint.kept_tensors(self.model), found.parameters, found.path)
         checkpoint.load_optimizer(self.model, self.optimizer, found.moments, found.path)
         self._scale.fill_(found.state["scaler"]["loss_scale"])
         self._good.fill_(found.state["scaler"]["good_steps"])
@@ -255,16 +258,8 @@ class Pending:
 
 def _stack(losses: Losses) -> Tensor:
     zero = losses.total.new_zeros(())
-    found = (losses.total, losses.reconstruction, losses.contrast, losses.accuracy, losses.contrast_accuracy)
+    found = (losses.total, losses.accuracy, losses.words_in_place)
     return torch.stack([zero if value is None else value.detach().float() for value in found])
-
-
-def _measured(config: ModelConfig) -> list[str]:
-    """Return which of `LOSSES` a model of this config measures."""
-    names = ["loss"]
-    if config.decoder != "none" and config.decoder_weight:
-        names += ["reconstruction", "accuracy"] if config.reconstruction == "softmax" else ["reconstruction"]
-    return names + (["contrast", "contrast_accuracy"] if config.contrast_weight else [])
 
 
 def _is_finite(value: float) -> bool:

@@ -1,7 +1,7 @@
-"""Reads what the batch plan asks for and makes groups of it, ahead of the training and in its own threads.
+"""Reads what the batch plan asks for and makes micro-batches of it, ahead of the training and in its own threads.
 
-No torch here: what turns groups into tensors is handed in. Memory holds two buffers and a few steps; of a remote token set only
-the parts of these buffers are fetched, into a cache of bounded size that all workers of a node share.
+No torch here: what turns micro-batches into tensors is handed in. Memory holds two buffers and a few steps; of a remote token
+set only the parts of these buffers are fetched, into a cache of bounded size that all workers of a node share.
 """
 
 from __future__ import annotations
@@ -18,28 +18,38 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from lstm_embed import storage
 from lstm_embed.corpus.token_set import PartInfo, TokenSet
-from lstm_embed.model.group import FIRST_WORD, Group, NegativeSampler, drop_words
 from lstm_embed.training import batches
-from lstm_embed.training.batches import BatchPlan, Buffer, IntArray, owned_groups
+from lstm_embed.training.batches import BatchPlan, Buffer, IntArray, owned_micro_batches
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupRules:
-    """How the sentences of an item become rows of a group."""
+class MicroBatch:
+    """Sentences whose loss is computed together, as arrays.
 
-    min_tokens: int
-    max_tokens: int
-    """Tokens of a sentence that are used."""
-    noise: float
-    """Share of the input words that are dropped."""
-    num_negatives: int
-    """Words drawn as further candidates of the softmax."""
+    Attributes:
+        ids_BT: Word ids, padded on the right with 0; no unknown words.
+        lengths_B: Words of each sentence; a row of length 0 is no sentence.
+    """
+
+    ids_BT: npt.NDArray[np.integer]
+    lengths_B: npt.NDArray[np.integer]
+
+    @property
+    def num_sentences(self) -> int:
+        """Sentences that have a word."""
+        return int(np.count_nonzero(self.lengths_B))
+
+    @property
+    def num_tokens(self) -> int:
+        """Words of these sentences."""
+        return int(self.lengths_B.sum())
 
 
 @dataclass(frozen=True)
@@ -49,16 +59,16 @@ class Step(Generic[T]):
     Attributes:
         step: Its number.
         epoch: Its epoch.
-        num_groups: Groups of the whole step.
-        num_sentences: Sentences of the whole step.
-        num_tokens: Tokens of the whole step that are used.
-        owned: Numbers of the groups this worker computes.
-        work: These groups, as the loader's `transform` returned them.
+        num_micro_batches: Micro-batches of the whole step.
+        num_sentences: Sentences of the whole step that have a word.
+        num_tokens: Words of the whole step that are used.
+        owned: Numbers of the micro-batches this worker computes.
+        work: These micro-batches, as the loader's `transform` returned them.
     """
 
     step: int
     epoch: int
-    num_groups: int
+    num_micro_batches: int
     num_sentences: int
     num_tokens: int
     owned: tuple[int, ...]
@@ -71,12 +81,13 @@ class Loader(Generic[T]):
     Args:
         tokens: The token set.
         plan: Of the run.
-        rules: How groups are made.
+        min_tokens: Least tokens of a sentence.
+        max_tokens: Words of a sentence that are used.
         cache: Where remote parts are kept.
         rank: Number of this worker.
         world_size: Number of workers.
-        transform: Applied to the groups of a step in the loader's threads.
-        threads: Threads that make groups.
+        transform: Applied to the micro-batches of a step in the loader's threads.
+        threads: Threads that make micro-batches.
         ahead: Steps that are made before they are asked for.
     """
 
@@ -84,52 +95,51 @@ class Loader(Generic[T]):
         self,
         tokens: TokenSet,
         plan: BatchPlan,
-        rules: GroupRules,
         cache: PartCache,
         *,
+        min_tokens: int,
+        max_tokens: int,
         rank: int,
         world_size: int,
-        transform: Callable[[list[Group]], T],
+        transform: Callable[[list[MicroBatch]], T],
         threads: int = 1,
         ahead: int = 4,
     ) -> None:
         self.plan = plan
         self._tokens = tokens
-        self._rules = rules
+        self._min_tokens = min_tokens
+        self._max_tokens = max_tokens
         self._cache = cache
         self._rank = rank
         self._world_size = world_size
         self._transform = transform
         self._threads = threads
         self._ahead = ahead
-        self._sampler = NegativeSampler(tokens.vocabulary.counts)
 
     def steps(self, start: int, stop: int) -> Generator[Step[T], None, None]:
         """Yield the steps from `start` to before `stop`; closing the iterator ends its threads."""
-        with _threads(1, "buffers") as readers, _threads(self._threads, "groups") as makers:
+        with _threads(1, "buffers") as readers, _threads(self._threads, "micro-batches") as makers:
             yield from _ahead(makers, self._make, self._cuts(readers, start, stop), self._ahead)
 
     def validation(self, num_sentences: int) -> tuple[int, list[tuple[int, T]]]:
-        """Return how many validation groups there are, and this worker's share of them with their numbers."""
-        parts, num_items = batches.validation_parts(self._tokens, self._rules.min_tokens, num_sentences)
-        buffer = self._read([self._tokens.parts[n] for n in parts], 0, held_out=True).head(num_items)
-        groups = batches.cut_evenly(buffer.lengths, self.plan.items_per_group)
-        mine = owned_groups(len(groups), self._rank, self._world_size)
-        return len(groups), [
-            (n, self._transform([self._group(buffer, groups[n], batches.validation_noise(n), noise=0.0)])) for n in mine
-        ]
+        """Return how many validation micro-batches there are, and this worker's share of them with their numbers."""
+        parts, num_sentences = batches.validation_parts(self._tokens, self._min_tokens, num_sentences)
+        buffer = self._read([self._tokens.parts[n] for n in parts], held_out=True).head(num_sentences)
+        rows = batches.cut_evenly(buffer.lengths, self.plan.micro_batch_sentences)
+        mine = owned_micro_batches(len(rows), self._rank, self._world_size)
+        return len(rows), [(n, self._transform([self._micro_batch(buffer, rows[n])])) for n in mine]
 
     def _cuts(
         self, readers: ThreadPoolExecutor, start: int, stop: int
     ) -> Iterator[tuple[int, int, Buffer, list[IntArray]]]:
-        """Yield step, epoch, buffer and groups of each step; the next buffer is read while one is used."""
+        """Yield step, epoch, buffer and micro-batches of each step; the next buffer is read while one is used."""
         if start >= stop:
             return
         at = self.plan.locate(start)
         skip, step = at.index, start
         for epoch, buffer, steps in _ahead(readers, self._open, self._buffers(at.epoch, at.buffer), 2):
-            for groups in steps[skip:]:
-                yield step, epoch, buffer, groups
+            for micro_batches in steps[skip:]:
+                yield step, epoch, buffer, micro_batches
                 step += 1
                 if step == stop:
                     return
@@ -144,50 +154,37 @@ class Loader(Generic[T]):
     def _open(self, where: tuple[int, int]) -> tuple[int, Buffer, list[list[IntArray]]]:
         epoch, number = where
         parts = [self._tokens.parts[n] for n in self.plan.epoch(epoch).parts[number]]
-        buffer = self._read(parts, epoch % 2, held_out=False)
+        buffer = self._read(parts, held_out=False)
         return epoch, buffer, self.plan.cut(epoch, number, buffer.lengths)
 
-    def _read(self, parts: Sequence[PartInfo], parity: int, *, held_out: bool) -> Buffer:
+    def _read(self, parts: Sequence[PartInfo], *, held_out: bool) -> Buffer:
         with self._cache.open(parts) as paths:
             return batches.read_buffer(
                 parts,
                 paths,
-                min_tokens=self._rules.min_tokens,
+                min_tokens=self._min_tokens,
                 holdout_every=self._tokens.holdout_every,
-                parity=parity,
                 held_out=held_out,
             )
 
     def _make(self, cut: tuple[int, int, Buffer, list[IntArray]]) -> Step[T]:
-        step, epoch, buffer, groups = cut
-        owned = tuple(owned_groups(len(groups), self._rank, self._world_size))
-        noise = self._rules.noise
-        made = [self._group(buffer, groups[n], self.plan.noise(step, n), noise=noise) for n in owned]
-        items = np.concatenate(groups)
-        rows = np.concatenate([buffer.first[items], buffer.second[items][buffer.second[items] >= 0]])
-        tokens = np.minimum(buffer.starts[rows + 1] - buffer.starts[rows], self._rules.max_tokens)
-        return Step(step, epoch, len(groups), len(rows), int(tokens.sum()), owned, self._transform(made))
-
-    def _group(self, buffer: Buffer, items: IntArray, rng: np.random.Generator, *, noise: float) -> Group:
-        # As `make_group` does, but without touching sentences one by one.
-        rows, partners = buffer.rows(items)
-        ids, lengths = buffer.padded(rows, self._rules.max_tokens)
-        keep = drop_words(ids, noise, rng) if noise else np.ones(ids.shape, np.bool_)
-        negatives = self._sampler.draw(self._rules.num_negatives, rng)
-        return Group(
-            ids_BT=ids,
-            lengths_B=lengths,
-            keep_BT=keep,
-            partner_B=partners,
-            article_B=buffer.article[rows],
-            candidates_C=_distinct(np.concatenate([ids[ids >= FIRST_WORD].astype(np.int64), negatives])),
+        step, epoch, buffer, micro_batches = cut
+        owned = tuple(owned_micro_batches(len(micro_batches), self._rank, self._world_size))
+        made = [self._micro_batch(buffer, micro_batches[n]) for n in owned]
+        words = np.minimum(buffer.lengths_of(np.concatenate(micro_batches)), self._max_tokens)
+        return Step(
+            step,
+            epoch,
+            len(micro_batches),
+            int(np.count_nonzero(words)),
+            int(words.sum()),
+            owned,
+            self._transform(made),
         )
 
-
-def _distinct(values: IntArray) -> IntArray:
-    """Return the distinct values in order; for a few thousand of them much faster than `np.unique`."""
-    values.sort()
-    return values[np.concatenate([np.ones(1, np.bool_), values[1:] != values[:-1]])[: len(values)]]
+    def _micro_batch(self, buffer: Buffer, rows: IntArray) -> MicroBatch:
+        ids, lengths = buffer.padded(rows, self._max_tokens)
+        return MicroBatch(ids_BT=ids, lengths_B=lengths)
 
 
 def cache_folder(directory: str) -> str:

@@ -48,11 +48,11 @@ class Loop:
         run: Its phases.
         session: This worker.
         learner: Model and optimizer as they are at `progress.step`.
-        loader: Of this worker's groups.
+        loader: Of this worker's micro-batches.
         progress: How far the run has come.
         tracker: Of the first worker; None for the others.
         write: Writes a checkpoint into an empty folder; called on the first worker.
-        after_validation: Called on the first worker with the step and its validation groups.
+        after_validation: Called on the first worker with the step and the validation's micro-batches.
         lag: Steps after which the host looks at what a step came to. On a GPU it is there by then, so nothing waits.
     """
 
@@ -64,7 +64,7 @@ class Loop:
     progress: Progress
     tracker: Tracker | None
     write: Callable[[str], None]
-    after_validation: Callable[[int, list[tuple[int, Share]]], None] = lambda step, groups: None
+    after_validation: Callable[[int, list[tuple[int, Share]]], None] = lambda step, shares: None
     lag: int = -1
     _pending: deque[Pending] = field(default_factory=deque, init=False)
     _waited: float = field(default=0.0, init=False)
@@ -81,7 +81,7 @@ class Loop:
         Raises:
             NonFiniteLoss: if a loss or gradient is not a finite number.
         """
-        num_groups, groups = self.loader.validation(self.config.validation_sentences)
+        num_validated, shares = self.loader.validation(self.config.validation_sentences)
         steps = self.loader.steps(self.progress.step, self.run.end)
         stop = False
         self._since = time.perf_counter()
@@ -99,11 +99,11 @@ class Loop:
             if validates or save or stop or self._saves_after(self.progress.step):
                 late_stop, _ = self._settle(0)
                 stop = stop or late_stop
-                losses = self.learner.evaluate(num_groups, groups) if validates and num_groups else {}
+                losses = self.learner.evaluate(num_validated, shares) if validates and num_validated else {}
                 if validates:
                     self._validated(losses)
                     if self.session.rank == 0:
-                        self.after_validation(self.progress.step, groups)
+                        self.after_validation(self.progress.step, shares)
                 self._save(losses.get("loss"))
                 self._since = time.perf_counter()
         steps.close()
@@ -137,7 +137,7 @@ class Loop:
         best = self.progress.best_loss
         if loss is not None and math.isfinite(loss) and (best is None or loss < best):
             self.progress.best_step, self.progress.best_loss = step, loss
-        self._log(step, {f"val/{name}": value for name, value in losses.items() if name in self.learner.measured})
+        self._log(step, {f"val/{name}": value for name, value in losses.items()})
 
     def _log(self, step: int, more: Row) -> None:
         if self.tracker is None:

@@ -26,7 +26,7 @@ from lstm_embed.ledger.plan import differences
 from lstm_embed.training.config import TrainingConfig
 
 RUN, DONE, METRICS, MODEL = "run.json", "done.json", "metrics.jsonl", "model"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,10 @@ class RunFolder:
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({error}); restore it, or choose another --run-name") from None
         if run_format != FORMAT:
-            raise InputError(f"{self.path} has run format {run_format}; this version reads format {FORMAT}")
+            raise InputError(
+                f"{self.path} is a run of lstm_embed 0.1 (format {run_format}, this version reads {FORMAT}); continue it with "
+                "that version, or choose another --run-name"
+            )
         return run
 
     def write(self, run: Run, config: TrainingConfig) -> None:

@@ -6,23 +6,23 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lstm_embed import storage
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger.sealed import read_manifest
-from lstm_embed.model.autoencoder import Autoencoder
 from lstm_embed.model.folder import load_model
+from lstm_embed.model.recipes import Model, class_of
+from lstm_embed.model.sentence_model import SentenceModel
 from lstm_embed.training import checkpoint
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.learner import Layout, Learner, Share
-from lstm_embed.training.loader import GroupRules, Loader, PartCache
+from lstm_embed.training.loader import Loader, PartCache
 from lstm_embed.training.loop import Loop, Progress
+from lstm_embed.training.neighbours import teach_neighbours
 from lstm_embed.training.run import Run
 from lstm_embed.training.session import Session, restore_path
 from lstm_embed.training.tracking import Tracker
@@ -53,8 +53,8 @@ def plan_of(config: TrainingConfig, tokens: TokenSet) -> BatchPlan:
         tokens,
         min_tokens=config.min_tokens,
         seed=config.seed,
-        group_size=config.group_size,
-        groups_per_step=config.groups_per_step,
+        micro_batch_sentences=config.micro_batch_sentences,
+        micro_batches_per_step=config.micro_batches_per_step,
         buffer_sentences=config.buffer_sentences,
     )
 
@@ -73,28 +73,24 @@ def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
     """
     torch.set_num_threads(config.torch_threads)
     tokens = TokenSet.open(config.tokens)
-    vocabulary = tokens.vocabulary
+    cache = PartCache(config.cache_dir, config.cache_bytes)
     plan = plan_of(config, tokens)
     model = make_model(config, tokens).to(session.device)
     learner = Learner(model, config, session, run.meaning["precision"])
-    state = _restore(config, run, session, learner, vocabulary)
+    state = _restore(config, run, session, learner, tokens, cache)
     progress = Progress(**state["progress"])
     tracker = wandb = None
     if session.rank == 0:
-        tracker = Tracker(run.path, learner.measured, end=run.end, step=progress.step, window=state["window"])
+        tracker = Tracker(run.path, model.measures, end=run.end, step=progress.step, window=state["window"])
         wandb = WandbLog(config, run, rows=tracker.rows, sure_step=state["wandb_step"], note=session.note)
         tracker.sinks.append(wandb)
     on_gpu = session.device.type == "cuda"
     loader: Loader[Share] = Loader(
         tokens,
         plan,
-        GroupRules(
-            min_tokens=config.min_tokens,
-            max_tokens=config.model.train_max_tokens,
-            noise=config.model.noise,
-            num_negatives=config.model.num_negatives,
-        ),
-        PartCache(config.cache_dir, config.cache_bytes),
+        cache,
+        min_tokens=config.min_tokens,
+        max_tokens=config.model.train_max_tokens,
         rank=session.rank,
         world_size=session.world_size,
         transform=Layout(config.model.padded_length, together=on_gpu, pin=on_gpu),
@@ -114,7 +110,7 @@ def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
             "progress": dataclasses.asdict(progress),
             "window": tracker.window if tracker else {},
             "scaler": learner.state(),
-            # All chance is drawn from (seed, step, group), so this is the whole state of the random numbers.
+            # All chance is drawn from (seed, step), so this is the whole state of the random numbers.
             "random": {"seed": config.seed, "step": progress.step},
             "wandb_id": run.wandb_id,
             "wandb_step": wandb.sure_step if wandb else -1,
@@ -122,9 +118,8 @@ def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
         checkpoint.save(
             directory,
             values,
-            parameters=checkpoint.trained_parameters(model),
+            parameters=checkpoint.kept_tensors(model),
             moments=checkpoint.optimizer_tensors(model, learner.optimizer),
-            vocabulary=vocabulary,
         )
         if wandb:
             wandb.upload()
@@ -133,7 +128,7 @@ def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
     return Worker(loop, tokens, wandb)
 
 
-def make_model(config: TrainingConfig, tokens: TokenSet) -> Autoencoder:
+def make_model(config: TrainingConfig, tokens: TokenSet) -> Model:
     """Return the model before training.
 
     Raises:
@@ -142,7 +137,9 @@ def make_model(config: TrainingConfig, tokens: TokenSet) -> Autoencoder:
     vectors = WordVectors.load(config.vectors)
     check_vectors(config, tokens, vectors.vocabulary.fingerprint)
     vocabulary = tokens.vocabulary
-    return Autoencoder(config.model, vectors.vectors, vocabulary.counts, words=vocabulary.words, seed=config.seed)
+    start: Any = class_of(config.model).start
+    model: Model = start(config.model, vectors.vectors, vocabulary.counts, vocabulary.words, seed=config.seed)
+    return model
 
 
 def check_vectors(config: TrainingConfig, tokens: TokenSet, vocabulary_fingerprint: str) -> None:
@@ -155,9 +152,9 @@ def check_vectors(config: TrainingConfig, tokens: TokenSet, vocabulary_fingerpri
 
 
 def _restore(
-    config: TrainingConfig, run: Run, session: Session, learner: Learner, vocabulary: Vocabulary
+    config: TrainingConfig, run: Run, session: Session, learner: Learner, tokens: TokenSet, cache: PartCache
 ) -> dict[str, Any]:
-    """Take up the newest whole checkpoint, or the weights the run starts from; return what is not a tensor."""
+    """Take up the newest whole checkpoint, or make the start of the run; return what is not a tensor."""
     path = restore_path(run.path, session)
     if path is not None:
         found = checkpoint.load(path)
@@ -168,55 +165,42 @@ def _restore(
             )
         learner.load(found)
         return found.state
+    model = learner.model
     if config.init_from:
-        take_weights(learner.model, vocabulary, config.init_from)
-    _same_weights(learner.model, session)
+        take_weights(model, config.init_from)
+    if session.rank == 0 and isinstance(model, SentenceModel):
+        num_pairs = teach_neighbours(model, tokens, cache, config.min_tokens)
+        session.note(f"learned the meaning from {num_pairs:,} pairs of neighbouring sentences")
+    _same_tensors(model, session)
     return {"progress": {}, "window": {}, "wandb_step": -1}
 
 
-def _same_weights(model: Autoencoder, session: Session) -> None:
-    """Give all workers the first one's weights; other processors may have rounded the initial ones differently."""
-    parameters = list(checkpoint.trained_parameters(model).values())
-    flat = torch.cat([parameter.detach().flatten() for parameter in parameters])
+def _same_tensors(model: Model, session: Session) -> None:
+    """Give all workers the first one's tensors; other processors may have rounded theirs differently."""
+    tensors = list(checkpoint.kept_tensors(model).values())
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
     session.all_reduce(flat if session.rank == 0 else flat.zero_())
-    for parameter, values in zip(parameters, flat.split([parameter.numel() for parameter in parameters]), strict=True):
-        parameter.detach().copy_(values.view_as(parameter))
+    for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.detach().copy_(values.view_as(tensor))
 
 
-def take_weights(model: Autoencoder, vocabulary: Vocabulary, source: str) -> int:
-    """Set a model's trained parameters to those of an earlier one, word by word where a row stands for a word.
+def take_weights(model: Model, source: str) -> None:
+    """Set a model's trained parameters to those of an earlier one.
 
     Args:
-        model: The new model; words that the earlier one did not know keep their start values.
-        vocabulary: Its words.
+        model: The new model.
         source: A checkpoint, the folder of a run (its newest whole checkpoint counts) or a model folder.
-
-    Returns:
-        How many words both know.
 
     Raises:
         FileNotFoundError: if there is nothing.
         InputError: if it is none of these, or a model of other shape.
     """
-    tensors, words = _read_weights(storage.resolve(source))
-    index = {word: row for row, word in enumerate(words.words)}
-    old_row = np.array([index.get(word, -1) for word in vocabulary.words])
-    known = torch.from_numpy(np.flatnonzero(old_row >= 0))
-    rows = torch.from_numpy(old_row[old_row >= 0])
-    taken: dict[str, Tensor] = {}
-    for name, parameter in checkpoint.trained_parameters(model).items():
-        if name not in tensors:
-            continue
-        taken[name] = tensors[name]
-        if name in ("word_theta", "word_vectors"):
-            taken[name] = parameter.detach().cpu().clone()
-            if taken[name].shape[1:] == tensors[name].shape[1:]:
-                taken[name][known] = tensors[name][rows]
-    checkpoint.load_parameters(model, taken, source)
-    return len(known)
+    tensors = _read_weights(storage.resolve(source))
+    taken = {name: tensors[name] for name in checkpoint.trained_parameters(model) if name in tensors}
+    checkpoint.load_tensors(checkpoint.trained_parameters(model), taken, source)
 
 
-def _read_weights(source: str) -> tuple[dict[str, Tensor], Vocabulary]:
+def _read_weights(source: str) -> dict[str, Tensor]:
     if storage.exists(storage.join(source, "run.json")):
         newest = checkpoint.newest(source, lambda message: None)
         if newest is None:
@@ -227,8 +211,6 @@ def _read_weights(source: str) -> tuple[dict[str, Tensor], Vocabulary]:
     manifest_path = storage.join(source, "manifest.json")
     kind = storage.read_json(manifest_path).get("kind") if storage.exists(manifest_path) else None
     if kind == "model":
-        model = load_model(source)
-        return dict(model.autoencoder.state_dict()), model.vocabulary
+        return dict(load_model(source).model.state_dict())
     read_manifest(source, kind=checkpoint.KIND)
-    found = checkpoint.load(source)
-    return found.parameters, Vocabulary.load(storage.join(source, checkpoint.VOCABULARY))
+    return checkpoint.load(source).parameters

@@ -12,6 +12,7 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -58,11 +59,11 @@ class Window:
         """Add one step."""
         self.steps += 1
         for name, value in outcome.losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value * step.num_sentences
+            self.losses[name] = self.losses.get(name, 0.0) + value * step.num_tokens
         self.norm += outcome.gradient_norm
         self.sentences += step.num_sentences
         self.tokens += step.num_tokens
-        self.own_tokens += sum(group.num_tokens for group in step.work.groups)
+        self.own_tokens += sum(one.num_tokens for one in step.work.micro_batches)
         self.own_positions += step.work.positions
         self.seconds += seconds
         self.waited += waited
@@ -79,7 +80,7 @@ class Tracker:
         window: Of the checkpoint it resumes from.
     """
 
-    def __init__(self, run_dir: str, names: list[str], *, end: int, step: int, window: dict[str, Any]) -> None:
+    def __init__(self, run_dir: str, names: Sequence[str], *, end: int, step: int, window: dict[str, Any]) -> None:
         self._names = names
         self._end = end
         self._window = Window(**window)
@@ -110,9 +111,9 @@ class Tracker:
             more: Further metrics, of a validation.
         """
         window, self._window = self._window, Window()
-        seconds, sentences = max(window.seconds, 1e-9), max(window.sentences, 1)
+        seconds, tokens = max(window.seconds, 1e-9), max(window.tokens, 1)
         row: Row = {STEP: step, EPOCH: epoch}
-        row |= {f"train/{name}": window.losses.get(name, 0.0) / sentences for name in self._names}
+        row |= {f"train/{name}": window.losses.get(name, 0.0) / tokens for name in self._names}
         row |= {
             RATE: rate,
             NORM: window.norm / max(window.steps, 1),

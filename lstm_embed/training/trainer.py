@@ -131,8 +131,8 @@ def _plan(config: TrainingConfig, existing: Run | None, folder: RunFolder, preci
         tokens,
         min_tokens=config.min_tokens,
         seed=config.seed,
-        group_size=config.group_size,
-        groups_per_step=config.groups_per_step,
+        micro_batch_sentences=config.micro_batch_sentences,
+        micro_batches_per_step=config.micro_batches_per_step,
         buffer_sentences=config.buffer_sentences,
     )
     end = plan.first_step(config.epochs)
@@ -337,6 +337,8 @@ class _Show:
         self._gauges.set_row(row)
         if "val/loss" in row:
             self._validation = {"val_loss": row["val/loss"]}
+            if "val/words_in_place" in row:
+                self._validation["val_words_in_place"] = row["val/words_in_place"]
         counters = {"loss": row["train/loss"], **self._validation, "epoch": row["train/epoch"]}
         counters["sentences_per_second"] = row["train/sentences_per_second"]
         self._report.progress("train", row["train/step"], self._run.end, "steps", **counters)

@@ -241,7 +241,7 @@ def _train(options: dict[str, Any], session: RaySession) -> dict[str, Any]:
     worker = set_up(config, run, session)
     wandb, progress = worker.wandb, worker.loop.progress
     if wandb is not None and config.wandb_text:
-        worker.loop.after_validation = lambda step, groups: send_examples(wandb, worker, groups, step)
+        worker.loop.after_validation = lambda step, shares: send_examples(wandb, worker, shares, step)
     if session.rank == 0:
         options["link"].begin.remote(session.world_size, progress.step)
     try:

@@ -1,0 +1,234 @@
+"""From a vector back to its sentence: which words, in which order, and whether that is proven.
+
+What neighbours taught is undone, and the halves of the meaning are brought back to length 1, so that scaled vectors decode too.
+The lengths that are stored beside them make sums of words and of spelling of the halves; `pursuit` finds the words in these.
+Their order is found by `assignment` where the vector has positions, else by the LSTM decoder, of whose best answers the one is
+taken whose code, computed again, is nearest. What came out is encoded again and compared with the vector.
+
+Shape suffixes: n vectors, E embedding, M meaning, D order, P positions, R sentences, W candidates of each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.errors import InputError
+from lstm_embed.model.assignment import find_orders
+from lstm_embed.model.positions import frequencies
+from lstm_embed.model.pursuit import WordPursuit
+from lstm_embed.model.sentence_model import LENGTH_SCALE, SentenceModel
+
+Matrix = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+Encode = Callable[[Sequence[Ids], str], Matrix]
+"""Returns the vectors of lists of ids; the second argument is the embedding."""
+
+_AT_ONCE = 256
+_BEAM = 8
+_UNEQUAL = 0.02
+"""Difference of the halves' lengths, as a share, from which a vector is taken to be no sentence's."""
+_LONGEST_LOG = 12.0
+"""Logarithm of a length that no sentence reaches."""
+_MARGIN, _LEAST_MARGIN = 4.0, 1e-3
+"""The next best order of `joined` must be so many times farther from the code than the best, and by so much."""
+_IMPOSSIBLE = -1e20
+_NOISE, _SCALE_NOISE = 1e-6, 2e-5
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a vector gives back.
+
+    Attributes:
+        text: The words, joined by spaces.
+        words: The words: in order where the vector tells it, else those it leans to most, the most first.
+        proven: Whether these words, encoded again, make the vector; see `SentenceEncoder.decode`.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    proven: bool
+
+
+class VectorDecoder:
+    """Decodes vectors of one model and embedding.
+
+    Args:
+        model: The model.
+        vocabulary: Its words.
+        embedding: What the vectors consist of.
+        encode: Encodes ids as the vectors were encoded.
+
+    Raises:
+        InputError: if the vectors are the order alone, which says nothing without its words.
+    """
+
+    def __init__(self, model: SentenceModel, vocabulary: Vocabulary, embedding: str, encode: Encode) -> None:
+        if embedding == "order":
+            raise InputError(
+                "vectors of the embedding order hold the order of the words but not the words; decode vectors of meaning, "
+                "joined or exact (--embedding)"
+            )
+        self._model, self._vocabulary, self._embedding, self._encode = model, vocabulary, embedding, encode
+        self._undo_MM = np.linalg.inv(model.neighbours.double().cpu().numpy())
+        words_Vd = (model.word_vectors * model.word_weights[:, None]).cpu().numpy()
+        spelling_VS = (model.spelling * model.spelling_weights[:, None]).cpu().numpy()
+        self._pursuit = WordPursuit(words_Vd, spelling_VS, vocabulary.counts)
+        self._phases = model.phases.cpu().numpy()
+        self._omega = frequencies(model.config.position_size)
+
+    def decode(
+        self, vectors_nE: Matrix, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> list[Decoded]:
+        """Return what each vector gives back.
+
+        Args:
+            vectors_nE: Finite numbers; what they are rounded to is seen by their type and values.
+            progress: Told of the vectors done and their total.
+        """
+        found: list[Decoded] = []
+        for start in range(0, len(vectors_nE), _AT_ONCE):
+            found += self._decode(vectors_nE[start : start + _AT_ONCE])
+            progress(len(found), len(vectors_nE))
+        return found
+
+    def _decode(self, vectors_nE: Matrix) -> list[Decoded]:
+        found = [Decoded("", (), False)] * len(vectors_nE)
+        # Of any scale that the type holds.
+        largest = np.abs(vectors_nE).max(1, initial=0.0, keepdims=True).astype(np.float64)
+        vectors = vectors_nE.astype(np.float64) / np.where(largest > 0, largest, 1.0)
+        words, spelling, whole, scale = self._sums(vectors)
+        bags = dict(zip(whole, self._pursuit.find(words[whole], spelling[whole]), strict=True))
+        sentences = [
+            row for row in whole if bags[row].agrees and bags[row].counts.sum() <= self._model.config.max_tokens
+        ]
+        others = np.setdiff1d(np.flatnonzero(largest[:, 0]), sentences)
+        for row, ids in zip(others, self._pursuit.lean(words[others], spelling[others]), strict=True):
+            found[row] = self._decoded(ids, False)
+        if sentences:
+            given = [np.repeat(bags[row].ids, bags[row].counts) for row in sentences]
+            order = self._by_code if self._embedding == "joined" else self._by_positions
+            ordered, sure = order(vectors[sentences], given, scale[sentences])
+            again = self._encode(ordered, self._embedding)
+            for row, ids, is_sure, made in zip(sentences, ordered, sure, again, strict=True):
+                found[row] = self._decoded(ids, is_sure and agrees(vectors_nE[row], made, self._compared))
+        return found
+
+    def _sums(self, vectors: Matrix) -> tuple[Floats, Floats, list[int], Matrix]:
+        """Return sums of words and of spelling, which vectors are a sentence's by their halves and lengths, and their scale.
+
+        Of the others, and of `meaning`, which has no lengths, the halves are as they are.
+        """
+        size = self._model.word_size
+        halves = vectors[:, : len(self._undo_MM)] @ self._undo_MM
+        parts = [halves[:, :size], halves[:, size:]]
+        norms = np.stack([np.linalg.norm(part, axis=1) for part in parts])
+        present = norms > _UNEQUAL * norms.max(0)
+        # A half is missing where no word has a vector, or spelling.
+        scale = np.where(present, norms, 0.0).sum(0) / np.maximum(present.sum(0), 1)
+        whole: npt.NDArray[np.bool_] = (scale > 0) & (
+            np.abs(np.where(present, norms, scale) - scale).max(0) <= _UNEQUAL * scale
+        )
+        if self._embedding == "meaning":
+            whole[:] = False
+        else:
+            start = len(self._undo_MM) + self._model.config.order_size
+            logs = vectors[:, start : start + 2].T / (LENGTH_SCALE * np.maximum(scale, 1e-300))
+            whole &= ((logs >= 0) & (logs < _LONGEST_LOG)).all(0)
+            lengths = np.expm1(np.clip(logs, 0, _LONGEST_LOG))
+            parts = [
+                part * np.where(whole & there, length / np.maximum(norm, 1e-300), 1.0)[:, None]
+                for part, length, norm, there in zip(parts, lengths, norms, present, strict=True)
+            ]
+        return parts[0].astype(np.float32), parts[1].astype(np.float32), np.flatnonzero(whole).tolist(), scale
+
+    @property
+    def _compared(self) -> npt.NDArray[np.bool_]:
+        """Which numbers of a vector are compared: of `exact` those in closed form, for the order is in the positions too."""
+        compared = np.ones(self._model.embedding_dimension(self._embedding), np.bool_)
+        if self._embedding == "exact":
+            start = len(self._undo_MM)
+            compared[start : start + self._model.config.order_size] = False
+        return compared
+
+    def _by_positions(self, vectors: Matrix, given: Sequence[Ids], scale: Matrix) -> tuple[list[Ids], list[bool]]:
+        """Return words in the order that their positions tell; there is no other that agrees with them as well."""
+        sums = vectors[:, -1 - self._model.config.position_size : -1]
+        lengths = np.expm1(np.clip(vectors[:, -1] / (LENGTH_SCALE * scale), 0, _LONGEST_LOG))
+        sums = sums * (lengths / np.maximum(np.linalg.norm(sums, axis=1), 1e-300))[:, None]
+        found = find_orders(given, sums.astype(np.float32), self._phases, self._omega)
+        return [order.ids for order in found], [True] * len(found)
+
+    @torch.inference_mode()
+    def _by_code(self, vectors: Matrix, given: Sequence[Ids], scale: Matrix) -> tuple[list[Ids], list[bool]]:
+        """Return words in the order whose code is nearest, and whether it is nearer than any other that was tried by far."""
+        model, device = self._model, self._model.device
+        start = len(self._undo_MM)
+        codes = vectors[:, start : start + model.config.order_size]
+        codes = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-300)
+        lengths = np.array([len(ids) for ids in given])
+        by_length = np.argsort(-lengths, kind="stable")
+        ids_RT = np.zeros((len(given), lengths.max()), np.int64)
+        for place, row in enumerate(by_length):
+            ids_RT[place, : lengths[row]] = given[row]
+        ids = torch.from_numpy(ids_RT).to(device)
+        orders, totals = model.order.arrange(
+            torch.from_numpy(codes[by_length] * math.sqrt(codes.shape[1])).float().to(device),
+            model.word_vectors[ids],
+            ids,
+            torch.from_numpy(lengths[by_length]).to(device),
+            width=_BEAM,
+        )
+        places, likely = orders.cpu().numpy(), totals.cpu().numpy() > _IMPOSSIBLE
+        candidates = [
+            given[row][places[at, w, : lengths[row]]]
+            for at, row in enumerate(by_length)
+            for w in np.flatnonzero(likely[at])
+        ]
+        made = self._encode(candidates, "order")
+        ordered, sure = [np.zeros(0, np.int64)] * len(given), [False] * len(given)
+        first = 0
+        for at, row in enumerate(by_length):
+            last = first + int(likely[at].sum())
+            distances = np.linalg.norm(made[first:last] - codes[row], axis=1)
+            best, *others = np.argsort(distances, kind="stable")
+            ordered[row] = candidates[first + best]
+            sure[row] = all(distances[other] > _MARGIN * distances[best] + _LEAST_MARGIN for other in others)
+            first = last
+        return ordered, sure
+
+    def _decoded(self, ids: Ids, proven: bool) -> Decoded:
+        words = tuple(self._vocabulary.words[word] for word in ids)
+        return Decoded(" ".join(words), words, proven)
+
+
+def agrees(vector: Matrix, made: Matrix, compared: npt.NDArray[np.bool_]) -> bool:
+    """Tell whether a vector is what was made anew, up to one scale and to the rounding of its type.
+
+    Numbers of type float32 that are all in float16 were rounded to that.
+
+    Args:
+        vector: The vector, shape (E,).
+        made: The same as encoded now.
+        compared: Which numbers to compare.
+    """
+    given, again = vector[compared].astype(np.float64), made[compared].astype(np.float64)
+    energy = float(again @ again)
+    if not energy:
+        return False
+    again *= (given @ again) / energy
+    halved = vector.dtype == np.float16 or bool((vector.astype(np.float16) == vector).all())
+    relative, least = (2.0**-11, 2.0**-24) if halved else (2.0**-20, 0.0)
+    # What float32 leaves of the sums and products behind a number.
+    noise = _NOISE * float(np.linalg.norm(given))
+    allowed = (relative + _SCALE_NOISE) * np.maximum(np.abs(given), np.abs(again)) + least + noise
+    return bool((np.abs(given - again) <= allowed).all())
