@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
@@ -88,6 +88,7 @@ def parse(
     argv: Sequence[str],
     description: str,
     defaults: Callable[[list[str]], Config] | None = None,
+    removed: Mapping[str, str] | None = None,
 ) -> Config:
     """Return the config that the command line and a `--config` file describe; exit with 2 and one line if they are wrong.
 
@@ -96,6 +97,7 @@ def parse(
         argv: The flags.
         description: For `--help`.
         defaults: Returns the values of flags that are not given, from those that are (for presets).
+        removed: Flags of an earlier version, and what to do instead.
     """
     import tyro
 
@@ -110,6 +112,7 @@ def parse(
             arguments = [*_file_flags(arguments[at + 1]), *arguments[:at], *arguments[at + 2 :]]
     except (OSError, ValueError) as error:
         fail(f"--config: {error}")
+    _refuse_removed(arguments, removed or {})
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -119,6 +122,7 @@ def parse(
                 prog=program,
                 description=f"{description}\n\nAll flags can be given in a JSON or TOML file too: --config FILE",
                 default=tyro.MISSING_NONPROP if defaults is None else defaults(arguments),
+                config=(tyro.conf.AvoidSubcommands,),  # a preset's kind of model is the one whose flags there are
             )
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -126,6 +130,14 @@ def parse(
         fail(f"{_one_line(errors.getvalue())} (see {program} --help)")
     except ValueError as error:
         fail(str(error))
+
+
+def _refuse_removed(arguments: Sequence[str], removed: Mapping[str, str]) -> None:
+    """Exit with 2 and a line for each flag that an earlier version had."""
+    names = [argument[2:].partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
+    names = [name if name in removed else re.sub(r"(^|\.)no-([^.]*)$", r"\1\2", name) for name in names]
+    if gone := [f"--{name} is gone since 0.2: {removed[name]}" for name in dict.fromkeys(names) if name in removed]:
+        fail("\nerror: ".join(gone))
 
 
 def _file_flags(path: str) -> list[str]:
@@ -417,9 +429,10 @@ def main(
     description: str | None,
     *,
     defaults: Callable[[list[str]], Config] | None = None,
+    removed: Mapping[str, str] | None = None,
 ) -> None:
     """Parse flags, run the job, print its summary; see `parse`."""
-    config = parse(config_class, sys.argv[1:], (description or "").strip(), defaults)
+    config = parse(config_class, sys.argv[1:], (description or "").strip(), defaults, removed)
     prepare_environment()
     started = time.monotonic()
     with errors_as_exit_codes():

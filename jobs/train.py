@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from lstm_embed.training.config import TrainingConfig
+from lstm_embed.training.config import REMOVED, TrainingConfig
 
 from console import Console
 from launch import main, ray_session
@@ -48,4 +48,4 @@ def run(config: TrainingConfig) -> Summary:
 
 
 if __name__ == "__main__":
-    main(TrainingConfig, run, __doc__, defaults=defaults)
+    main(TrainingConfig, run, __doc__, defaults=defaults, removed=REMOVED)

@@ -254,3 +254,36 @@ def _check_number(config: TrainingConfig, name: str, least: float, most: float) 
 
 def _wrong(config: TrainingConfig, name: str, expected: str) -> ValueError:
     return ValueError(f"{name} is {getattr(config, name)!r}; expected {expected} (--{name.replace('_', '-')})")
+
+
+_CLOSED_FORM = "what neighbouring sentences teach is computed now, with --model.neighbour-strength"
+_POINTER = "the decoder puts the sentence's own words into order now, with --model.decoder-hidden-size"
+_NOTHING = "nothing stands in its place, since it earned nothing"
+
+REMOVED = {
+    "group-size": "--micro-batch-sentences stands in its place",
+    "groups-per-step": "--micro-batches-per-step stands in its place",
+    "word-weight-rate": _NOTHING,
+    "model.code-size": "--model.order-size stands in its place",
+    "model.output": "--model.embedding stands in its place: meaning, joined, exact or order",
+    "model.sif-constant": "--model.word-constant stands in its place",
+    "model.start-weights": "words weigh a/(a+p), with --model.word-constant",
+    "model.pooling": "the last states of both directions make the code",
+    "model.noise": _NOTHING,
+    "model.word-scale": _NOTHING,
+    "model.skip-path": _NOTHING,
+    "model.lstm-path": "--model.embedding meaning leaves the LSTM out",
+    "model.learn-word-weights": _NOTHING,
+    "model.freeze-word-vectors": "word vectors are never trained further",
+    "model.decoder": _POINTER,
+    "model.decoder-activation": _POINTER,
+    "model.decoder-weight": _POINTER,
+    "model.reconstruction": _POINTER,
+    "model.target-constant": _POINTER,
+    "model.num-negatives": _POINTER,
+    "model.contrast-weight": _CLOSED_FORM,
+    "model.temperature": _CLOSED_FORM,
+    "model.same-article-negatives": _CLOSED_FORM,
+    "model.mask-padding": "--preset original pads, all else does not",
+}
+"""Flags that 0.1 had, and what to do instead."""
