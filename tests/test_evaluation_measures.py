@@ -20,7 +20,7 @@ from lstm_embed.errors import InputError
 from lstm_embed.evaluation import classification, clustering, retrieval, similarity
 from lstm_embed.evaluation.baselines import Bm25, NearestSentence, Tokens, averaging_baselines
 from lstm_embed.evaluation.corpora import EmbeddedCorpus, Rows, Sentences, shipped_sentences, token_set_sentences
-from lstm_embed.evaluation.reconstruction import most_frequent_word, reconstruction
+from lstm_embed.evaluation.decoding import Answer, Decode, decoding, most_frequent_word
 from tests.synthetic import write_token_set
 
 VOCABULARY = Vocabulary([*SPECIAL_WORDS, "the", "cat", "sat"], [0, 5, 20, 3, 2])
@@ -33,7 +33,7 @@ TOKENS = Tokens(VOCABULARY, "default")
 def test_averaging_baselines_are_what_their_formulas_say() -> None:
     vectors = np.array([[0, 0], [0, 0], [1, 0], [0, 2], [3, 3]], np.float32)
     p = np.array([20, 3, 2]) / 30
-    baselines = averaging_baselines(TOKENS, vectors, ["the cat", "cat sat"], own_weights=[0, 0, 0.5, 1.0, 2.0])
+    baselines = averaging_baselines(TOKENS, vectors, ["the cat", "cat sat"])
     sentence = ["The cat, the cat sat; nobody knew."]
     share = np.array([2, 2, 1]) / 5  # of the known words
     np.testing.assert_allclose(baselines["mean"](sentence)[0], share @ vectors[2:], rtol=1e-5)
@@ -42,7 +42,6 @@ def test_averaging_baselines_are_what_their_formulas_say() -> None:
     units = vectors[2:] / np.linalg.norm(vectors[2:], axis=1, keepdims=True)
     log = (np.log(1 / p) - np.log(1 / p).min()) / np.log(1 / p).max()
     np.testing.assert_allclose(baselines["log_unit"](sentence)[0], (share * log) @ units, rtol=1e-5)
-    np.testing.assert_allclose(baselines["own_weights"](sentence)[0], (share * [0.5, 1, 2]) @ units, rtol=1e-5)
     reference = baselines["sif"](["the cat", "cat sat"])
     first = np.linalg.svd(reference)[2][0]
     expected = baselines["sif"](sentence)[0] - (baselines["sif"](sentence)[0] @ first) * first
@@ -168,6 +167,20 @@ def test_classification_uses_a_given_split_or_folds(tmp_path: Path) -> None:
     assert found["methods"]["model"]["sets"]["whole"]["folds"] == 4
     clusters = clustering.clustering(sets, {"model": numbers})
     assert clusters["methods"]["model"]["set"] > 50
+
+
+def test_a_classifier_sees_features_of_any_scale() -> None:
+    rng = np.random.default_rng(0)
+    places, labels = blobs(rng, 300)
+    scales = np.array([1e-4, 1.0, 1e4], np.float32)
+    constant = np.full((300, 1), 0.1, np.float32)
+
+    def accuracy(x: np.ndarray) -> float:
+        x = np.hstack([x, constant])
+        return classification.train_and_test(x[:200], labels[:200], x[200:], labels[200:], 3, np.random.default_rng(0))
+
+    assert accuracy(numbers(places) * scales) == pytest.approx(accuracy(numbers(places)), abs=0.02)
+    assert accuracy(numbers(places) * scales) > 0.9
 
 
 def test_half_of_a_train_and_test_pair_is_not_enough(tmp_path: Path) -> None:
@@ -312,27 +325,44 @@ def test_bm25_finds_the_sentence_with_the_rare_word() -> None:
     assert not scores[1:].any()
 
 
-# Reconstruction
+# Decoding
 
 
-def test_reconstruction_counts_words_in_place_and_anywhere() -> None:
-    texts = ["the cat sat", "the unheard cat"]
-    answers = {"the cat sat": ["the", "cat", "sat"], "the unheard cat": ["cat", "the", "the"]}
-    methods = {
-        "made": lambda wanted: [answers[text] for text in wanted],
+def test_decoding_counts_whole_sentences_and_words_in_place_by_length() -> None:
+    answers: dict[str, Answer] = {
+        "The cat sat.": (["the", "cat", "sat"], True),
+        "cat the the": (["the", "cat", "the"], False),
+        "the " * 9: (["the"] * 9 + ["cat"], True),
+        "The unheard cat": (["the", "cat"], True),
+        "sat " * 70: (["sat"] * 64, False),
+        "unheard": ([], False),
+        "": ([], False),
+    }
+    methods: dict[str, Decode] = {
+        "made": lambda texts: [answers[text] for text in texts],
         "the": most_frequent_word(TOKENS, 64),
     }
-    found = reconstruction(texts, TOKENS, methods)["methods"]
-    assert found["made"]["token_accuracy"] == pytest.approx(100 * 3 / 6)
-    assert found["made"]["words_found"] == pytest.approx(100 * 5 / 6)
-    assert found["the"]["token_accuracy"] == pytest.approx(100 * 2 / 6)
-    assert found["made"]["tokens"] == 6
+    found = decoding(list(answers), TOKENS, methods)
+    assert found["rows"] == {
+        "all": {"sentences": 3, "words": 15, "read": 100.0},
+        "1-8": {"sentences": 2, "words": 6, "read": 100.0},
+        "9-16": {"sentences": 1, "words": 9, "read": 100.0},
+        "unknown or cut": {"sentences": 2, "words": 66, "read": pytest.approx(100 * 66 / 73)},
+    }
+    made, frequent = found["methods"]["made"], found["methods"]["the"]
+    assert made["all"] == pytest.approx(
+        {"exact": 100 / 3, "in_place": 100 * 13 / 15, "proven": 200 / 3, "proven_right": 50.0}
+    )
+    assert made["1-8"] == pytest.approx({"exact": 50, "in_place": 100 * 4 / 6, "proven": 50, "proven_right": 100})
+    assert made["unknown or cut"] == {"exact": 100.0, "in_place": 100.0, "proven": 50.0, "proven_right": 100.0}
+    assert frequent["9-16"] == {"exact": 100.0, "in_place": 100.0, "proven": None, "proven_right": None}
+    assert [len(example["words"]) for example in found["examples"]] == [3, 3, 9]
+    assert found["examples"][1]["made"]["made"] == {"words": ["the", "cat", "the"], "proven": False}
 
 
-def test_chrf_of_a_perfect_answer_is_100() -> None:
-    pytest.importorskip("sacrebleu")
-    found = reconstruction(["the cat sat"], TOKENS, {"same": TOKENS.words})["methods"]["same"]
-    assert found["chrf"] == pytest.approx(100.0)
+def test_without_a_sentence_that_is_read_there_is_nothing_to_show() -> None:
+    found = decoding(["", "unheard"], TOKENS, {"the": most_frequent_word(TOKENS, 64)})
+    assert found == {"rows": {}, "methods": {"the": {}}, "examples": []}
 
 
 def test_the_nearest_training_sentence_answers() -> None:

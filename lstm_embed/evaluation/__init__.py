@@ -1,4 +1,4 @@
-"""How good sentence vectors are: similarity, classification, retrieval, clustering, reconstruction, beside simple baselines.
+"""How good sentence vectors are: similarity, classification, retrieval, clustering, decoding, beside simple baselines.
 
 Nothing here chooses a checkpoint: labelled sets are only measured on.
 """

@@ -46,6 +46,11 @@ class Tokens:
         lists = self.vocabulary.id_lists(tokenize(texts, self.profile))
         return np.split(lists.flatten().to_numpy(), lists.offsets.to_numpy()[1:-1]) if len(texts) else []
 
+    def read(self, texts: Sequence[str], max_tokens: int) -> list[list[str]]:
+        """Return the words of each text that a model reads: the known ones among the first `max_tokens`."""
+        words = self.vocabulary.words
+        return [[words[i] for i in ids[:max_tokens] if i > UNKNOWN] for ids in self.ids(texts)]
+
     def shares(self, texts: Sequence[str]) -> sparse.csr_array:
         """Return how large a share of each text's known tokens each word is, shape (n, V)."""
         lists = self.vocabulary.id_lists(tokenize(texts, self.profile))
@@ -57,36 +62,28 @@ class Tokens:
         return sparse.csr_array((values, (rows, ids)), shape=(len(texts), len(self.vocabulary)))
 
 
-def averaging_baselines(
-    tokens: Tokens, vectors: FloatArray, reference: Sequence[str], own_weights: npt.ArrayLike | None = None
-) -> dict[str, Embed]:
+def averaging_baselines(tokens: Tokens, vectors: FloatArray, reference: Sequence[str]) -> dict[str, Embed]:
     """Return the averaging baselines by name.
 
     Args:
         tokens: Turns texts into words.
         vectors: Word vectors, shape (V, d).
         reference: Sentences of the training corpus, whose first principal component "sif_minus_first" takes away.
-        own_weights: Word weights a model has learned, shape (V,).
 
     Returns:
         `mean`; `sif`: weights a/(a+p) (Arora et al. 2017, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings");
-        `sif_minus_first`; `log_unit`: vectors of length 1, weights log(1/p) scaled to 0..1; and, if there are own weights,
-        `own_weights`: vectors of length 1 with them.
+        `sif_minus_first`; `log_unit`: vectors of length 1, weights log(1/p) scaled to 0..1.
     """
     p = tokens.vocabulary.probabilities()
     sif = SIF_CONSTANT / (SIF_CONSTANT + p)
     surprise = -np.log(np.where(p > 0, p, 1.0))
     words = surprise[UNKNOWN + 1 :]
     log = (surprise - words.min(initial=np.inf)) / max(words.max(initial=0.0), 1e-9)
-    units = unit_rows(vectors)
-    averages = {
-        "mean": (np.ones(len(p)), vectors),
-        "sif": (sif, vectors),
-        "log_unit": (log, units),
+    baselines = {
+        "mean": _average(tokens, np.ones(len(p)), vectors),
+        "sif": _average(tokens, sif, vectors),
+        "log_unit": _average(tokens, log, unit_rows(vectors)),
     }
-    if own_weights is not None:
-        averages["own_weights"] = (np.asarray(own_weights, np.float64), units)
-    baselines = {name: _average(tokens, weights, matrix) for name, (weights, matrix) in averages.items()}
     baselines["sif_minus_first"] = _without_first_component(baselines["sif"], reference)
     return baselines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lstm_embed.corpus.config import at_least, within
 
@@ -11,13 +12,15 @@ from lstm_embed.corpus.config import at_least, within
 class EvaluationConfig:
     """Score a model and simple baselines, and write all figures as JSON and as one page to look at.
 
-    Without labelled files it scores what needs none: document similarities that ship with gensim, retrieval, reconstruction.
+    Without labelled files it scores what needs none: document similarities that ship with gensim, retrieval, decoding.
     """
 
     model: str
     """Model folder; local or s3://."""
     output: str
     """Folder for results.json and report.html; local or s3://."""
+    embedding: Literal["", "meaning", "joined", "exact", "order"] = ""
+    """What is measured: meaning, joined, exact or order; by default what --embeddings hold, else what the model names."""
     sts: tuple[str, ...] = ()
     """Files of sentence pairs: score TAB sentence TAB sentence, a line each, no header."""
     classification: tuple[str, ...] = ()
@@ -27,7 +30,7 @@ class EvaluationConfig:
     """Folder of embeddings made with the model, for retrieval over a whole corpus. With their text the baselines are
     measured on it too."""
     tokens: str = ""
-    """Folder of the token set the model was trained on: its held-out articles serve for reconstruction, and for retrieval
+    """Folder of the token set the model was trained on: its held-out articles serve for decoding, and for retrieval
     where no embeddings are given."""
     vectors: str = ""
     """Folder of the word vectors the model was trained with, for the averaging baselines; without it they use the model's
@@ -47,8 +50,8 @@ class EvaluationConfig:
     max_rows: int = 200_000
     """Rows of the embeddings among which they are looked for, as whole articles; 0 for all. Texts that are encoded here (no
     embeddings, the baselines, the second model) are limited to a tenth of it."""
-    num_reconstructed: int = 1_000
-    """Held-out sentences that are reconstructed; 0 for none."""
+    num_decoded: int = 1_000
+    """Held-out sentences that are encoded and decoded again; 0 for none."""
     gpu: bool = False
     """Encode on the GPU."""
     seed: int = 0
@@ -59,6 +62,6 @@ class EvaluationConfig:
             if not getattr(self, field):
                 raise ValueError(f"{field} is empty; expected a folder (--{field})")
         within(self, "folds", 2, 1000)
-        for field in ("bootstrap", "max_rows", "num_reconstructed", "seed"):
+        for field in ("bootstrap", "max_rows", "num_decoded", "seed"):
             at_least(self, field, 0)
         at_least(self, "num_queries", 1)

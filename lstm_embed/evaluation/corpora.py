@@ -78,6 +78,8 @@ class EmbeddedCorpus:
     def __init__(self, path: str, max_rows: int = 0) -> None:
         self.path = storage.resolve(path)
         self.manifest: dict[str, Any] = read_manifest(self.path, kind="embeddings")
+        self.embedding: str = self.manifest.get("settings", {}).get("embedding", "")
+        """What the vectors hold; empty where the folder does not say."""
         self.parts = [storage.join(self.path, "parts", part["name"]) for part in self.manifest["parts"]]
         total = self.manifest["rows"]
         self._share = min(1.0, max_rows / total) if max_rows and total else 1.0

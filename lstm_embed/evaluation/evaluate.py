@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lstm_embed import storage
 from lstm_embed.corpus.text import sentence_splitter
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.errors import FingerprintMismatch
+from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.evaluation import classification as classify
 from lstm_embed.evaluation import examples, similarity
 from lstm_embed.evaluation.baselines import (
@@ -31,14 +31,7 @@ from lstm_embed.evaluation.corpora import (
     shipped_sentences,
     token_set_sentences,
 )
-from lstm_embed.evaluation.reconstruction import (
-    Reconstruct,
-    by_encoder,
-    has_chrf,
-    most_frequent_word,
-    nearest_sentence,
-    reconstruction,
-)
+from lstm_embed.evaluation.decoding import Decode, by_encoder, decoding, most_frequent_word, nearest_sentence
 from lstm_embed.evaluation.results import PAGE, compared, headline, plain, results_path, training_curves, write_results
 from lstm_embed.evaluation.retrieval import retrieve_embedded, retrieve_in_memory
 from lstm_embed.ledger import fingerprint, provenance, seal
@@ -100,9 +93,8 @@ def _settings(config: EvaluationConfig) -> dict[str, Any]:
         "compare": of_files([results_path(path) for path in config.compare]),
         # What is not installed is not measured; installing it is a reason to measure again.
         "bm25": has_bm25(),
-        "chrf": has_chrf(),
         **{name: getattr(config, name) for name in ("folds", "bootstrap", "num_queries", "max_rows")},
-        **{name: getattr(config, name) for name in ("num_reconstructed", "gpu", "seed")},
+        **{name: getattr(config, name) for name in ("embedding", "num_decoded", "gpu", "seed")},
     }
 
 
@@ -131,20 +123,21 @@ class Evaluation:
         # Read first, so that a wrong file is noticed before minutes of work.
         self.pairs = [similarity.read_pairs(path) for path in config.sts]
         self.labelled = classify.read_sets(config.classification)
-        self.encoder = self._encoder(config.model)
+        self.corpus = EmbeddedCorpus(config.embeddings, config.max_rows) if config.embeddings else None
+        self.encoder = self._encoder(config.model, config.embedding or (self.corpus.embedding if self.corpus else ""))
         self.original = self._encoder(config.original) if config.original else None
+        self._check_corpus()
         self.tokens = Tokens(self.encoder.vocabulary, self.encoder.tokenizer["profile"])
         self.split = sentence_splitter("sentencex", self.encoder.tokenizer.get("language", "en"))
         self.token_set = self._token_set()
-        self.corpus = self._embedded_corpus()
         self.notes: list[str] = []
         self.sentences = self._sentences()
         self.methods = self._methods()
 
-    def _encoder(self, path: str, output: str = "") -> SentenceEncoder:
+    def _encoder(self, path: str, embedding: str = "") -> SentenceEncoder:
         from lstm_embed.model.encoder import SentenceEncoder
 
-        return SentenceEncoder.load(path, device="cuda" if self.config.gpu else "cpu", output=output)
+        return SentenceEncoder.load(path, device="cuda" if self.config.gpu else "cpu", embedding=embedding)
 
     def _token_set(self) -> TokenSet | None:
         if not self.config.tokens:
@@ -157,17 +150,20 @@ class Evaluation:
             )
         return tokens
 
-    def _embedded_corpus(self) -> EmbeddedCorpus | None:
-        if not self.config.embeddings:
-            return None
-        corpus = EmbeddedCorpus(self.config.embeddings, self.config.max_rows)
-        made_by = corpus.manifest.get("model", self.encoder.fingerprint)
+    def _check_corpus(self) -> None:
+        if not self.corpus:
+            return
+        made_by = self.corpus.manifest.get("model", self.encoder.fingerprint)
         if made_by != self.encoder.fingerprint:
             raise FingerprintMismatch(
-                f"{corpus.path} was made by the model {made_by[:8]}; --model is {self.encoder.fingerprint[:8]}; "
+                f"{self.corpus.path} was made by the model {made_by[:8]}; --model is {self.encoder.fingerprint[:8]}; "
                 "embed the corpus with this model, or evaluate the other one"
             )
-        return corpus
+        if self.corpus.embedding not in ("", self.encoder.embedding):
+            raise InputError(
+                f"{self.corpus.path} holds embeddings {self.corpus.embedding}, --embedding is {self.encoder.embedding}; "
+                "leave --embedding out, or embed the corpus with it"
+            )
 
     def _sentences(self) -> tuple[str, Sentences]:
         """Return the sentences that are encoded here, for all methods, and what they are called."""
@@ -184,8 +180,11 @@ class Evaluation:
         methods: dict[str, Embed] = {"model": _remembering(self.encoder.encode, texts)}
         if self.original:
             methods["original"] = _remembering(self.original.encode, texts)
-        autoencoder = self.encoder.autoencoder
-        vectors = autoencoder.word_vectors.detach().cpu().numpy()
+        model, whole = self.encoder.model, methods["model"]
+        if self.encoder.embedding in ("joined", "exact"):
+            size = model.embedding_dimension("meaning")
+            methods["meaning"] = lambda wanted: whole(wanted)[:, :size]
+        vectors = model.word_vectors.detach().cpu().numpy()
         if self.config.vectors:
             given = WordVectors.load(self.config.vectors)
             if given.vocabulary.fingerprint != self.encoder.vocabulary.fingerprint:
@@ -194,10 +193,7 @@ class Evaluation:
                     f"{self.encoder.vocabulary.fingerprint[:8]}; give the word vectors the model was trained with (--vectors)"
                 )
             vectors = given.vectors
-        weights = None
-        if autoencoder.word_theta is not None:
-            weights = (autoencoder.start_weights * autoencoder.word_theta.exp()).detach().cpu().numpy()
-        return methods | averaging_baselines(self.tokens, vectors, self._reference(), weights)
+        return methods | averaging_baselines(self.tokens, vectors, self._reference())
 
     def _reference(self) -> list[str]:
         """Return sentences of the training corpus, for the baseline that needs some."""
@@ -213,7 +209,7 @@ class Evaluation:
             "classification": self._classification,
             "clustering": self._clustering,
             "retrieval": self._retrieval,
-            "reconstruction": self._reconstruction,
+            "decoding": self._decoding,
             "map": lambda: examples.article_map(self.sentences[1], self.methods["model"]),
             "neighbours": lambda: examples.neighbours(self.sentences[1], self.methods["model"], seed=self.config.seed),
         }
@@ -235,6 +231,7 @@ class Evaluation:
             "name": storage.name(storage.parent(path)) if name == "model" else name,
             "path": path,
             "fingerprint": self.encoder.fingerprint,
+            "embedding": self.encoder.embedding,
             "dimension": self.encoder.embedding_dimension,
             "config": dataclasses.asdict(self.encoder.config),
         }
@@ -251,10 +248,7 @@ class Evaluation:
     def _classification(self) -> dict[str, Any] | None:
         if not self.labelled:
             return None
-        methods = dict(self.methods)
-        if self.encoder.config.lstm_path and self.encoder.config.output != "transfer":
-            methods["transfer"] = self._encoder(self.config.model, "transfer").encode
-        return classify.classification(self.labelled, methods, folds=self.config.folds, seed=self.config.seed)
+        return classify.classification(self.labelled, self.methods, folds=self.config.folds, seed=self.config.seed)
 
     def _clustering(self) -> dict[str, Any] | None:
         return clustering(self.labelled, self.methods, seed=self.config.seed) if self.labelled else None
@@ -273,33 +267,33 @@ class Evaluation:
         found.append({"name": name, "tasks": retrieve_in_memory(sentences, self.methods, bm25=bm25, **options)})
         return found
 
-    def _reconstruction(self) -> dict[str, Any] | None:
-        number = self.config.num_reconstructed
-        if not number or self.encoder.config.decoder == "none":
+    def _decoding(self) -> dict[str, Any] | None:
+        number = self.config.num_decoded
+        if not number:
             return None
-        if not has_chrf():
-            self.notes.append(f"chrF was not measured, since sacrebleu is not installed ({INSTALL}).")
-        methods: dict[str, Reconstruct] = {"model": by_encoder(self.encoder)}
-        if self.original and self.original.config.decoder != "none":
-            methods["original"] = by_encoder(self.original)
+        methods = self._decoders()
         methods["most_frequent_word"] = most_frequent_word(self.tokens, self.encoder.max_tokens)
         if self.token_set:
-            texts = token_set_sentences(self.token_set, number, held_out=True).texts
+            texts = token_set_sentences(self.token_set, number, held_out=True, min_tokens=1).texts
             known = token_set_sentences(self.token_set, _TRAINING_SENTENCES, held_out=False).texts
             nearest = NearestSentence(known, self.encoder.encode(known))
             methods["nearest_sentence"] = nearest_sentence(nearest, self.encoder.encode, self.tokens)
         else:
             texts = self.sentences[1].texts[:number]
             self.notes.append(
-                "The reconstructed sentences may have been trained on, and the nearest training sentence was not measured: "
+                "The decoded sentences may have been trained on, and the nearest training sentence was not measured: "
                 "no token set was given (--tokens)."
             )
-        found = reconstruction(texts, self.tokens, methods, max_tokens=self.encoder.max_tokens)
-        some = texts[:: max(1, len(texts) // 12)][:12]
-        made = methods["model"](some)
-        words = [words[: self.encoder.max_tokens] for words in self.tokens.words(some)]
-        found["examples"] = [{"words": ours, "made": theirs} for ours, theirs in zip(words, made, strict=True)]
-        return found
+        return decoding(texts, self.tokens, methods, max_tokens=self.encoder.max_tokens)
+
+    def _decoders(self) -> dict[str, Decode]:
+        """Return what is decoded, whatever else is measured: the closed form, and the LSTM alone."""
+        own = self.encoder
+        names = (own.embedding,) if _is_original(own) else ("exact", "joined")
+        encoders = {name: own if name == own.embedding else self._encoder(self.config.model, name) for name in names}
+        if self.original and (_is_original(self.original) or self.original.embedding != "order"):
+            encoders["original"] = self.original
+        return {name: by_encoder(encoder) for name, encoder in encoders.items()}
 
     def _curves(self) -> dict[str, Any]:
         path = self.config.metrics or storage.join(storage.parent(storage.resolve(self.config.model)), "metrics.jsonl")
@@ -311,6 +305,12 @@ class Evaluation:
 
     def _comparison(self, results: Mapping[str, Any]) -> dict[str, Any] | None:
         return compared(results, self.config.compare) if self.config.compare else None
+
+
+def _is_original(encoder: SentenceEncoder) -> bool:
+    from lstm_embed.model.config import OriginalConfig
+
+    return isinstance(encoder.config, OriginalConfig)
 
 
 def _remembering(embed: Embed, texts: list[str]) -> Embed:

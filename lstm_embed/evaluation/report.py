@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lstm_embed.evaluation.charts import Bar, Point, bar_chart, escape, line_chart, scatter
+from lstm_embed.evaluation.decoding import ALL, PARTLY_READ
 
 NAMES = {
     "model": "this model",
     "original": "second model",
-    "transfer": "this model, output for classifiers",
+    "meaning": "this model, meaning alone",
+    "exact": "this model, exact",
+    "joined": "this model, joined (LSTM alone)",
+    "order": "this model",
     "mean": "mean of word vectors",
     "sif": "SIF",
     "sif_minus_first": "SIF minus first component",
     "log_unit": "log-weighted unit mean",
-    "own_weights": "mean, learned word weights",
     "bm25": "BM25",
     "most_frequent_word": "most frequent word",
     "nearest_sentence": "nearest training sentence",
@@ -34,7 +38,7 @@ figure{margin:.6rem 0}figcaption{font-weight:600}svg{width:100%;height:auto;max-
 svg text{font-size:11px;fill:#3a4650}.grid{stroke:#e1e7ec;stroke-width:1}.whisker{stroke:#1d2730;stroke-width:1;fill:none}
 .legend{margin:.1rem 0;font-size:12px;color:#3a4650}.legend span{margin-right:1rem;white-space:nowrap}
 .legend i{display:inline-block;width:10px;height:10px;margin-right:4px;border-radius:2px}
-mark{background:#d7f0dd;color:inherit}
+del{background:#fbe0dc;color:#8f2d1f}ins{background:#d7f0dd;color:inherit;text-decoration:none}
 """
 
 
@@ -49,7 +53,7 @@ def render(results: Mapping[str, Any]) -> str:
         _retrieval(results.get("retrieval")),
         _map(results.get("map")),
         _neighbours(results.get("neighbours")),
-        _reconstruction(results.get("reconstruction")),
+        _decoding(results.get("decoding")),
         _comparison(results.get("comparison")),
         _provenance(results),
     ]
@@ -245,25 +249,72 @@ def _neighbours(neighbours: Sequence[Mapping[str, Any]] | None) -> str:
     )
 
 
-def _reconstruction(reconstruction: Mapping[str, Any] | None) -> str:
-    if not reconstruction:
+def _decoding(decoding: Mapping[str, Any] | None) -> str:
+    if not decoding or not decoding["rows"]:
         return ""
-    names = ("token_accuracy", "words_found", "chrf")
-    rows = [[_name(n), *(f[name] for name in names)] for n, f in reconstruction["methods"].items()]
-    some = next(iter(reconstruction["methods"].values()))
-    examples = []
-    for entry in reconstruction.get("examples", ()):
-        made = " ".join(
-            f"<mark>{escape(b)}</mark>" if i < len(entry["words"]) and entry["words"][i] == b else escape(b)
-            for i, b in enumerate(entry["made"])
-        )
-        examples.append([" ".join(entry["words"]), Html(made)])
+    sizes, methods = decoding["rows"], decoding["methods"]
+    drawn = []
+    for figure, title in (("exact", "Sentences that come back word for word, %"), ("in_place", "Words in place, %")):
+        lines = {
+            _name(method): [
+                (size["words"] / size["sentences"], figures[row][figure])
+                for row, size in sizes.items()
+                if row not in (ALL, PARTLY_READ)
+            ]
+            for method, figures in methods.items()
+        }
+        chart = line_chart(lines, "words of the sentence", "%")
+        drawn.append(f"<figure><figcaption>{title}</figcaption>{chart}</figure>")
+    head = ["", *(f"{row} ({size['sentences']:,})" for row, size in sizes.items())]
+    shares = [[_name(m), *(_two(f[row], "exact", "in_place") for row in sizes)] for m, f in methods.items()]
+    proofs = [
+        [_name(method), *(_two(figures[row], "proven", "proven_right") for row in sizes)]
+        for method, figures in methods.items()
+        if any(figures[row]["proven"] is not None for row in sizes)
+    ]
+    read = sizes.get(PARTLY_READ, {}).get("read")
     return _section(
-        "Reconstruction",
-        f"<p>{some['sentences']:,} sentences that were not trained on, {some['tokens']:,} words.</p>",
-        table(["", "right word, right place (%)", "right word, any place (%)", "chrF"], rows),
-        table(["sentence", "decoded from its vector"], examples, text_columns=2, mark_first=False) if examples else "",
+        "Decoding",
+        "<p>Sentences by number of words, beside what comes back out of their vectors; words as the tokenizer gives them."
+        + (
+            f" In the last column {read:.1f} % of the words are known and not cut off; these count.</p>"
+            if read
+            else "</p>"
+        ),
+        f'<div class="pair">{"".join(drawn)}</div>',
+        "<h3>Sentences that come back word for word (%); small: words in place (%)</h3>",
+        table(head, shares, mark_first=False),
+        "<h3>Sentences that are proven (%); small: of these right (%)</h3>" if proofs else "",
+        table(head, proofs, mark_first=False) if proofs else "",
+        _decoded(decoding["examples"]),
     )
+
+
+def _two(figures: Mapping[str, float | None], first: str, second: str) -> Any:
+    one, two = figures[first], figures[second]
+    return None if one is None else Html(f"{one:.1f}" + ("" if two is None else f"<br><small>{two:.1f}</small>"))
+
+
+def _decoded(examples: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of sentences beside what methods that prove made of them."""
+    if not examples:
+        return ""
+    names = [name for name, made in examples[0]["made"].items() if made["proven"] is not None]
+    head = ["sentence", *(f"{_name(name)} gives back" for name in names)]
+    rows = [[" ".join(e["words"]), *(_beside(e["words"], **e["made"][name]) for name in names)] for e in examples]
+    return "<h3>Examples</h3>" + table(head, rows, text_columns=len(head), mark_first=False)
+
+
+def _beside(wanted: Sequence[str], words: Sequence[str], proven: bool) -> Html:
+    """Return what came back, marked where it differs, and whether it is proven."""
+    pieces = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, wanted, words, autojunk=False).get_opcodes():
+        missing, added = escape(" ".join(wanted[a:b])), escape(" ".join(words[c:d]))
+        if kind == "equal":
+            pieces.append(added)
+        else:
+            pieces += [f"<del>{missing}</del>"] * (b > a) + [f"<ins>{added}</ins>"] * (d > c)
+    return Html(f"{' '.join(pieces)}<br><small>{'proven' if proven else 'not proven'}</small>")
 
 
 def _comparison(comparison: Mapping[str, Mapping[str, float | None]] | None) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lstm_embed import storage
 from lstm_embed.errors import InputError
+from lstm_embed.evaluation.decoding import ALL
 from lstm_embed.evaluation.report import render
 
 RESULTS, PAGE = "results.json", "report.html"
@@ -84,7 +85,10 @@ def headline(results: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         which = ", embedded corpus" if corpus["name"] == "the embedded corpus" else ""
         for task, title in (("sentence", "sentence finds article, MRR"), ("title", "title finds article, MRR")):
             take(title + which, corpus["tasks"].get(task), lambda f: f["mrr"])
-    take("words reconstructed in place, %", methods_of("reconstruction"), lambda f: f["token_accuracy"])
+    own = (results.get("model") or {}).get("embedding")
+    decoded = {"model" if name == own else name: f.get(ALL) for name, f in (methods_of("decoding") or {}).items()}
+    for figure, title in (("exact", "sentences decoded word for word, %"), ("in_place", "words decoded in place, %")):
+        take(title, decoded, lambda f, figure=figure: f and f[figure])  # type: ignore[misc]
     return columns
 
 

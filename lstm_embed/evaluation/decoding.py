@@ -1,0 +1,121 @@
+"""Decoding: which sentences come back out of their vectors word for word, and which of their words stand in place.
+
+Only what a model reads of a sentence can come back: its known words, as the tokenizer gives them, of the first `max_tokens`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lstm_embed.evaluation.baselines import Embed, NearestSentence, Tokens
+
+if TYPE_CHECKING:
+    from lstm_embed.model.encoder import SentenceEncoder
+
+Answer = tuple[Sequence[str], bool | None]
+"""Words in order, and whether they are proven; None from a method that proves nothing."""
+Decode = Callable[[Sequence[str]], list[Answer]]
+"""Takes n texts, returns what is made of their vectors."""
+
+ALL, PARTLY_READ = "all", "unknown or cut"
+"""Rows: sentences that are read whole (then by length), and those with words that the model does not read."""
+LENGTHS = (8, 16, 24, 32, 64)
+"""Last number of words of each row; longer sentences count in `ALL` alone."""
+
+
+def by_encoder(encoder: SentenceEncoder) -> Decode:
+    """Return what a model makes of its own vectors."""
+    return lambda texts: [(found.words, found.proven) for found in encoder.decode(encoder.encode(texts))]
+
+
+def most_frequent_word(tokens: Tokens, max_tokens: int) -> Decode:
+    """Return the baseline that knows a sentence's length and answers with the vocabulary's most frequent word throughout."""
+    counts = tokens.vocabulary.counts.copy()
+    counts[:2] = -1
+    word = tokens.vocabulary.words[int(counts.argmax())]
+    return lambda texts: [([word] * len(words), None) for words in tokens.read(texts, max_tokens)]
+
+
+def nearest_sentence(nearest: NearestSentence, embed: Embed, tokens: Tokens) -> Decode:
+    """Return the baseline that answers with the training sentence nearest by the model's own vectors."""
+    return lambda texts: [(words, None) for words in tokens.words(nearest(embed(texts)))]
+
+
+def decoding(
+    texts: Sequence[str], tokens: Tokens, methods: Mapping[str, Decode], *, max_tokens: int = 64, num_examples: int = 12
+) -> dict[str, Any]:
+    """Score what methods make of sentences.
+
+    Args:
+        texts: The sentences; none of them was trained on.
+        tokens: Splits them into words.
+        methods: By name.
+        max_tokens: Words of a sentence that a model reads.
+        num_examples: Sentences to show.
+
+    Returns:
+        `rows`: by row its number of `sentences` and `words`, and `read`, the share (in %) of the sentences' words that these
+        are; `methods`: by method and row the shares (in %) of sentences that come back `exact`, of words `in_place`, of
+        sentences that are `proven`, and of these the `proven_right` (None without proofs); `examples`: sentences of all
+        lengths that are read whole, shortest first, with what each method made of them.
+    """
+    written, read = tokens.words(texts), tokens.read(texts, max_tokens)
+    answers = {name: decode(texts) for name, decode in methods.items()}
+    rows = rows_by_length(written, read)
+    by_length = sorted(rows.get(ALL, ()), key=lambda i: len(read[i]))
+    places = np.linspace(0, len(by_length) - 1, min(num_examples, len(by_length))).round().astype(int)
+    return {
+        "rows": {row: _size([written[i] for i in some], [read[i] for i in some]) for row, some in rows.items()},
+        "methods": {
+            name: {row: figures([read[i] for i in some], [made[i] for i in some]) for row, some in rows.items()}
+            for name, made in answers.items()
+        },
+        "examples": [
+            {
+                "words": read[i],
+                "made": {name: {"words": made[i][0], "proven": made[i][1]} for name, made in answers.items()},
+            }
+            for i in (by_length[place] for place in places)
+        ],
+    }
+
+
+def figures(wanted: Sequence[Sequence[str]], made: Sequence[Answer]) -> dict[str, float | None]:
+    """Return the shares, as `decoding` names them, of the sentences of a row."""
+    right = [list(ours) == list(theirs) for ours, (theirs, _) in zip(wanted, made, strict=True)]
+    in_place = sum(
+        a == b for ours, (theirs, _) in zip(wanted, made, strict=True) for a, b in zip(ours, theirs, strict=False)
+    )
+    proven = [was_right for was_right, (_, proof) in zip(right, made, strict=True) if proof]
+    proves = any(proof is not None for _, proof in made)
+    return {
+        "exact": 100 * sum(right) / len(right),
+        "in_place": 100 * in_place / sum(map(len, wanted)),
+        "proven": 100 * len(proven) / len(right) if proves else None,
+        "proven_right": 100 * sum(proven) / len(proven) if proven else None,
+    }
+
+
+def _size(written: Sequence[Sequence[str]], read: Sequence[Sequence[str]]) -> dict[str, float]:
+    num_words = sum(map(len, read))
+    return {"sentences": len(read), "words": num_words, "read": 100 * num_words / sum(map(len, written))}
+
+
+def rows_by_length(written: Sequence[Sequence[str]], read: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """Return the numbers of the sentences of each row; rows without one, and sentences without a known word, are left out."""
+    limits = {f"{after + 1}-{last}": last for after, last in itertools.pairwise((0, *LENGTHS))}
+    rows: dict[str, list[int]] = {row: [] for row in (ALL, *limits, PARTLY_READ)}
+    for number, (words, known) in enumerate(zip(written, read, strict=True)):
+        if not known:
+            continue
+        if words != known:
+            rows[PARTLY_READ].append(number)
+            continue
+        rows[ALL].append(number)
+        if row := next((row for row, last in limits.items() if len(known) <= last), None):
+            rows[row].append(number)
+    return {row: numbers for row, numbers in rows.items() if numbers}
