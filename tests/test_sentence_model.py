@@ -1,0 +1,246 @@
+"""What a vector is made of, each part computed here once more."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_help import (
+    COUNTS,
+    NUM_WORDS,
+    SENTENCES,
+    SMALL,
+    VECTORS,
+    WORD_SIZE,
+    WORDS,
+    batch_of,
+    gradients,
+    keras_lstm,
+    keras_weights,
+    known,
+    make_model,
+    padded,
+)
+
+from lstm_embed.errors import InputError
+from lstm_embed.model.config import EMBEDDINGS, ModelConfig
+from lstm_embed.model.positions import frequencies
+from lstm_embed.model.sentence_model import SentenceModel
+from lstm_embed.model.spelling import spelling_sums
+
+P = COUNTS / COUNTS.sum()
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    return vector / max(float(np.linalg.norm(vector)), 1e-30)
+
+
+def parts_of(model: SentenceModel, sentence: list[int]) -> dict[str, np.ndarray]:
+    """Return the parts of a sentence's vector."""
+    words = known(sentence)
+    units = 3.0 * VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+    grams = spelling_sums(WORDS, 16).astype(np.float64)
+    word_sum = np.sum([5e-3 / (5e-3 + P[word]) * units[word] for word in words], axis=0)
+    spelling = np.sum([3e-4 / (3e-4 + P[word]) * unit(grams[word]) for word in words], axis=0)
+    inputs = units[words]
+    forward = keras_lstm(inputs, *keras_weights(model.order.forward_lstm))
+    backward = keras_lstm(inputs[::-1], *keras_weights(model.order.backward_lstm))
+    dense, bias = (p.detach().double().numpy() for p in model.order.to_code.parameters())
+    angles = 2 * np.pi * model.phases.numpy()[words] / 256 + np.arange(len(words))[:, None] * frequencies(16)
+    waves = np.exp(1j * angles).sum(0)
+    positions = np.concatenate([waves.real, waves.imag])
+    return {
+        "meaning": np.concatenate([unit(word_sum), unit(spelling)]) @ model.neighbours.double().numpy(),
+        "order": unit(dense @ np.concatenate([forward[-1], backward[-1]]) + bias),
+        "lengths": 0.005 * np.log1p([np.linalg.norm(word_sum), np.linalg.norm(spelling)]),
+        "positions": 0.04 * unit(positions),
+        "length of positions": 0.005 * np.log1p([np.linalg.norm(positions)]),
+    }
+
+
+@pytest.mark.parametrize("order_share", [0.2, 1.0])
+def test_a_vector_is_put_together_of_its_parts(order_share: float) -> None:
+    model = make_model(dataclasses.replace(SMALL, order_share=order_share), move=0.3)
+    parts = [parts_of(model, sentence) for sentence in SENTENCES]
+    joined = [np.concatenate([one["meaning"], order_share * 2**0.5 * one["order"], one["lengths"]]) for one in parts]
+    expected = {
+        "meaning": [one["meaning"] for one in parts],
+        "joined": joined,
+        "exact": [
+            np.concatenate([first, one["positions"], one["length of positions"]])
+            for first, one in zip(joined, parts, strict=True)
+        ],
+        "order": [one["order"] for one in parts],
+    }
+    for embedding in EMBEDDINGS:
+        found = model.embed(*padded(SENTENCES), embedding).detach()
+        assert found.shape == (len(SENTENCES), model.embedding_dimension(embedding))
+        np.testing.assert_allclose(found, expected[embedding], atol=2e-6)
+    assert [model.embedding_dimension(e) for e in EMBEDDINGS] == [8 + 16, 8 + 16 + 12 + 2, 38 + 16 + 1, 12]
+    assert torch.equal(model.embed(*padded(SENTENCES)), model.embed(*padded(SENTENCES), "joined"))
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_unknown_words_are_skipped_in_every_part(embedding: str) -> None:
+    model = make_model(move=0.3)
+    sentences = [[3, 5, 7], [4, 6, 6, 2], [30]]
+    with_unknown = [[1, 3, 5, 1, 1, 7], [4, 1, 6, 6, 2, 1], [1, 30, 1]]
+    assert torch.equal(model.embed(*padded(sentences), embedding), model.embed(*padded(with_unknown), embedding))
+
+
+@pytest.mark.parametrize("spelling_size", [0, 16])
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_a_sentence_without_known_words_is_a_zero_vector(embedding: str, spelling_size: int) -> None:
+    model = make_model(dataclasses.replace(SMALL, spelling_size=spelling_size), move=0.3)
+    vectors = model.embed(*padded([[], [1, 1], [1, 3], [5]]), embedding)
+    assert torch.equal(vectors[:2], torch.zeros(2, model.embedding_dimension(embedding)))
+    assert torch.isfinite(vectors).all()
+    assert (vectors[2:].norm(dim=1) > 0).all()
+    assert torch.equal(model.embed(*padded([[]]), embedding), torch.zeros(1, model.embedding_dimension(embedding)))
+
+
+def test_lengths_and_positions_change_no_cosine_by_more_than_a_few_thousandths() -> None:
+    model = make_model(move=0.3)
+    rng = np.random.default_rng(0)
+    sentences = [rng.integers(2, NUM_WORDS, rng.integers(1, 20)).tolist() for _ in range(200)]
+    sentences += [sentence[::-1] for sentence in sentences[:40]] + [sentence * 3 for sentence in sentences[:40]]
+
+    def cosines(vectors: np.ndarray) -> np.ndarray:
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return units @ units.T
+
+    joined, exact = (model.embed(*padded(sentences), e).detach().double().numpy() for e in ("joined", "exact"))
+    without_lengths = np.delete(joined, [joined.shape[1] - 2, joined.shape[1] - 1], axis=1)
+    assert np.abs(cosines(exact) - cosines(joined)).max() < 0.005
+    assert np.abs(cosines(joined) - cosines(without_lengths)).max() < 0.005
+
+
+def test_meaning_asks_for_no_lstm(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(move=0.3)
+    monkeypatch.setattr(model.order, "code", None)
+    monkeypatch.setattr(model.order, "project", None)
+    assert model.embed(*padded(SENTENCES), "meaning").any()
+    assert model.look_up(torch.arange(5), "meaning", project=True).projected is None
+
+
+# How a model begins
+
+
+def test_whitened_word_vectors_have_no_mean_and_one_variance_in_all_directions() -> None:
+    vectors = VECTORS * np.linspace(1, 9, WORD_SIZE, dtype=np.float32) + 4
+    vectors[7] = 0  # a word whose vector an imported file did not have
+    rows = [row for row in range(2, NUM_WORDS) if row != 7]
+    centred = vectors[rows].astype(np.float64) - vectors[rows].mean(0)
+    variances, axes = np.linalg.eigh(np.cov(centred.T, bias=True))
+    for power in (0.0, 0.5, 1.0):
+        config = dataclasses.replace(SMALL, word_whitening=power)
+        made = SentenceModel.start(config, vectors, COUNTS, WORDS).word_vectors.numpy().astype(np.float64)
+        assert not made[[0, 1, 7]].any()
+        scaled = centred @ (axes * variances ** (-power / 2)) @ axes.T if power else vectors[rows]
+        np.testing.assert_allclose(made[rows], 3 * scaled / np.linalg.norm(scaled, axis=1, keepdims=True), atol=1e-4)
+
+
+def test_word_vectors_that_all_lie_on_a_line_are_whitened_along_it_only() -> None:
+    vectors = np.outer(np.arange(NUM_WORDS) - 9, np.ones(WORD_SIZE)).astype(np.float32)
+    model = SentenceModel.start(dataclasses.replace(SMALL, word_whitening=1.0), vectors, COUNTS, WORDS)
+    made = model.word_vectors.numpy()[2:]
+    assert np.isfinite(made).all()
+    np.testing.assert_allclose(made, made[:, :1] * np.ones(WORD_SIZE), atol=1e-4)
+
+
+def test_words_that_are_written_alike_have_like_spelling() -> None:
+    words = ["walk", "walked", "talk", "sea", "a", "", "氣候變化", "氣候", "x" * 500]
+    sums = spelling_sums(words, 512).astype(np.float64)
+    assert np.array_equal(sums[:2], spelling_sums(words[:2], 512))
+    units = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1)
+    near = units @ units.T
+    # Of walk's n-grams <wa wal alk lk> <wal walk alk> the word walked has five, talk has alk lk> alk>.
+    assert near[0, 1] > near[0, 2] > 0.25 > abs(near[0, 3])
+    assert near[6, 7] > 0.15
+    assert np.abs(sums[8]).max() == 127  # not wrapped around
+    assert spelling_sums([], 16).shape == (0, 16)
+    # As it was when models were made with it: their exports and their next versions must read words the same way.
+    assert spelling_sums(["walk"], 16)[0].tolist() == [5, -5, 3, 3, -5, 5, -1, -1, -1, 5, -3, 5, 1, -1, 3, -5]
+
+
+def test_the_seed_decides_the_start_and_the_global_random_state_is_left_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, again, other = make_model(seed=1), make_model(seed=1), make_model(seed=2)
+    assert torch.equal(torch.rand(1), expected)
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first.order.forward_lstm.weights[0], other.order.forward_lstm.weights[0])
+
+
+@pytest.mark.parametrize(
+    ("vectors", "counts", "words", "message"),
+    [
+        (VECTORS, COUNTS[1:], WORDS, r"shape \(40, 8\), 39 counts and 40 words"),
+        (VECTORS, COUNTS, WORDS[1:], "39 words"),
+        (VECTORS[:2], COUNTS[:2], WORDS[:2], "at least 3 ids"),
+        (VECTORS[0], COUNTS, WORDS, r"shape \(8,\)"),
+    ],
+)
+def test_vectors_counts_and_words_that_are_not_one_for_each_id_are_refused(
+    vectors: Any, counts: Any, words: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        SentenceModel.start(SMALL, vectors, counts, words)
+
+
+@pytest.mark.parametrize(
+    "change", [{"order_size": 13}, {"spelling_size": 8}, {"decoder_hidden_size": 6}, {"hidden_size": 4}]
+)
+def test_tensors_of_another_model_are_refused(change: dict[str, Any]) -> None:
+    tensors = make_model(move=0.1).state_dict()
+    again = SentenceModel.from_tensors(SMALL, tensors, WORDS)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), tensors.values(), strict=True))
+    assert "phases" not in tensors
+    with pytest.raises(InputError, match="do not fit the model's settings and vocabulary"):
+        SentenceModel.from_tensors(dataclasses.replace(SMALL, **change), tensors, WORDS)
+    with pytest.raises(InputError, match="do not fit"):
+        SentenceModel.from_tensors(SMALL, tensors, WORDS[:-1])
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_gradients_flow_from_a_vector_into_the_encoder_of_the_order_alone(embedding: str) -> None:
+    model = make_model(move=0.1)
+    found = model.embed(*padded([[], [1], *SENTENCES]), embedding)
+    if embedding == "meaning":
+        assert not found.requires_grad
+        return
+    found.square().mul(torch.arange(found.shape[1])).sum().backward()
+    trained = {
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and not name.startswith(("order.decoder", "order.key"))
+    }
+    assert {name for name, gradient in gradients(model).items() if gradient.any()} == trained
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
+
+
+def test_gradients_stay_finite_with_empty_sentences_and_sentences_of_one_word() -> None:
+    model = make_model(move=0.1)
+    losses = model(batch_of([[], [1], [5], [3, 4], [2], [1, 1, 6]]))
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
+
+
+def test_the_same_batch_gives_the_same_bits() -> None:
+    found = []
+    for _ in range(2):
+        model = make_model(ModelConfig(hidden_size=20), move=0.2)
+        losses = model(batch_of())
+        losses.total.backward()
+        found.append((losses.total, gradients(model)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(torch.equal(gradient, found[1][1][name]) for name, gradient in found[0][1].items())
