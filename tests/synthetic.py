@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from lstm_embed import storage
-from lstm_embed.corpus.token_set import KIND, SCHEMA, VOCABULARY, TokenSet, count_items
+from lstm_embed.corpus.token_set import KIND, SCHEMA, VOCABULARY, TokenSet, count_rows
 from lstm_embed.corpus.vocabulary import SPECIAL_WORDS, Vocabulary
 from lstm_embed.ledger import fingerprint, seal
 
@@ -53,8 +53,8 @@ def write_token_set(
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         storage.write_bytes(storage.join(path, "parts", name), sink.getvalue())
         lengths = table["ids"].combine_chunks().value_lengths().to_numpy()
-        items = count_items(table["article"].to_numpy(), lengths, holdout_every)
-        stats = {"items": items, "tokens": int(lengths.sum())}
+        holdout = count_rows(table["article"].to_numpy(), lengths, holdout_every)
+        stats = {"holdout": holdout, "tokens": int(lengths.sum())}
         parts.append(
             {
                 "name": name,
