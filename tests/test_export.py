@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import safetensors.numpy
 import torch
 import yaml
 from gensim.test.utils import datapath
@@ -25,11 +26,11 @@ from lstm_embed.errors import FingerprintMismatch, InputError, LstmEmbedError
 from lstm_embed.export import export as exporting
 from lstm_embed.export.config import ExportConfig
 from lstm_embed.export.export import export
-from lstm_embed.export.network import standalone_encoder
+from lstm_embed.export.standalone import LstmEmbedding
 from lstm_embed.export.tokenizer import tokenizer_json
-from lstm_embed.model.autoencoder import Autoencoder
-from lstm_embed.model.config import PRESETS, ModelConfig
+from lstm_embed.model.config import EMBEDDINGS, AnyConfig, ModelConfig, OriginalConfig
 from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.model.recipes import Model, class_of
 
 SPLIT = sentence_splitter("sentencex", "en")
 ODD_TEXTS = [
@@ -45,16 +46,15 @@ ODD_TEXTS = [
     "السَّلَامُ عَلَيْكُمْ שָׁלוֹם",
     "한국어 문장입니다",
     "<pad> <unk> pad",
+    "the zzgq of xqwv and " * 20,
 ]
-CONFIGS = {
-    "default": PRESETS["default"]().to_dict() | {"hidden_size": 24, "code_size": 20},
-    "large": PRESETS["large"]().to_dict() | {"hidden_size": 40, "code_size": 48},
-    "original": PRESETS["original"]().to_dict() | {"hidden_size": 20},
-    "transfer": {"hidden_size": 10, "code_size": 12, "output": "transfer", "pooling": "mean"},
-    "max": {"hidden_size": 10, "code_size": 0, "output": "code", "pooling": "max", "skip_path": False},
-    "words": {"hidden_size": 10, "code_size": 12, "output": "words", "start_weights": "sif"},
-    "no_lstm": {"hidden_size": 10, "code_size": 12, "lstm_path": False, "freeze_word_vectors": False},
+SIZES: dict[str, Any] = {"hidden_size": 24, "order_size": 20, "decoder_hidden_size": 16, "position_size": 32}
+MODELS: dict[str, AnyConfig] = {
+    "default": ModelConfig(**SIZES, spelling_size=64),
+    "short": ModelConfig(**SIZES, spelling_size=0, embedding="exact", max_tokens=5),
+    "original": OriginalConfig(hidden_size=20),
 }
+CASES = [*(("default", embedding) for embedding in EMBEDDINGS), ("short", ""), ("original", "")]
 
 
 @pytest.fixture(scope="module")
@@ -65,26 +65,27 @@ def sentences() -> list[str]:
     return [text[start:end] for text in texts for start, end in SPLIT(text)]
 
 
-def save_model(path: Path, sentences: list[str], name: str) -> SentenceEncoder:
+def save_model(path: Path, sentences: list[str], name: str = "default") -> SentenceEncoder:
     """Write a model with random weights over the words of some sentences."""
-    config = ModelConfig.from_dict(CONFIGS[name])
+    config = MODELS[name]
     profile = "original" if name == "original" else "default"
     tokens = [token for row in tokenize([*sentences[:150], *ODD_TEXTS[5:11]], profile).to_pylist() for token in row]
     words = sorted(set(tokens))
     vocabulary = Vocabulary([*SPECIAL_WORDS, *words], [0, 9, *map(tokens.count, words)])
-    rng = np.random.default_rng(0)
-    model = Autoencoder(config, rng.normal(size=(len(vocabulary), 16)), vocabulary.counts, words=vocabulary.words)
+    vectors = np.random.default_rng(0).normal(size=(len(vocabulary), 16))
+    start: Any = class_of(config).start
+    model = start(config, vectors, vocabulary.counts, vocabulary.words)
     generator = torch.Generator().manual_seed(0)
+    trained = [weights for weights in model.parameters() if weights.requires_grad]
     with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if parameter.requires_grad and key != "word_vectors":
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        for weights in [*trained, *map(model.get_buffer, model.kept_buffers)]:
+            weights.add_(0.2 * torch.randn(weights.shape, generator=generator))
     encoder = SentenceEncoder(model, vocabulary, {"profile": profile, "language": "en"})
     encoder.save(str(path))
     return encoder
 
 
-def export_to(model: Path, fmt: Any, output: Path, **changes: str) -> Any:
+def export_to(model: Path, fmt: Any, output: Path, **changes: Any) -> Any:
     return export(ExportConfig(model=str(model), format=fmt, output=str(output), **changes))
 
 
@@ -100,24 +101,28 @@ def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "embedding"), CASES)
 def test_sentence_transformers_gives_the_vectors_of_the_model_from_raw_text(
-    name: str, tmp_path: Path, sentences: list[str]
+    name: str, embedding: str, tmp_path: Path, sentences: list[str]
 ) -> None:
-    encoder = save_model(tmp_path / "model", sentences, name)
-    summary = export_to(tmp_path / "model", "sentence-transformers", tmp_path / name)
+    save_model(tmp_path / "model", sentences, name)
+    encoder = SentenceEncoder.load(str(tmp_path / "model"), embedding=embedding)
+    folder = tmp_path / f"{name}_{embedding}"
+    summary = export_to(tmp_path / "model", "sentence-transformers", folder, embedding=embedding)
     assert not summary.already_done
+    assert summary.facts["dimension"] == encoder.embedding_dimension
     texts = [*sentences, *ODD_TEXTS]
-    model = load(tmp_path / name)
+    model = load(folder)
     found = model.encode(texts, batch_size=16)
     assert found.dtype == np.float32
+    assert found.shape == (len(texts), model[0].get_embedding_dimension())
     assert np.abs(found - encoder.encode(texts)).max() < 1e-5
     assert np.abs(found - model.encode(texts, batch_size=3)).max() < 1e-6
     assert len(np.unique(found.round(4), axis=0)) > len(sentences) // 2
 
 
 def test_sentence_transformers_normalizes_compares_saves_and_loads_again(tmp_path: Path, sentences: list[str]) -> None:
-    encoder = save_model(tmp_path / "model", sentences, "default")
+    encoder = save_model(tmp_path / "model", sentences)
     export_to(tmp_path / "model", "sentence-transformers", tmp_path / "first")
     model = load(tmp_path / "first")
     texts = [*sentences[:20], "one \ud800 surrogate"]
@@ -140,7 +145,7 @@ def test_sentence_transformers_normalizes_compares_saves_and_loads_again(tmp_pat
 def test_an_exported_folder_needs_nothing_of_this_package_and_names_no_machine(
     tmp_path: Path, sentences: list[str]
 ) -> None:
-    save_model(tmp_path / "model", sentences, "default")
+    save_model(tmp_path / "model", sentences)
     export_to(tmp_path / "model", "sentence-transformers", tmp_path / "out")
     code = (tmp_path / "out" / "lstm_embedding.py").read_text()
     imported = set(re.findall(r"^\s*(?:from|import) (\w+)", code, re.MULTILINE))
@@ -152,12 +157,13 @@ def test_an_exported_folder_needs_nothing_of_this_package_and_names_no_machine(
             assert '"host"' not in file.read_text()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "embedding"), CASES)
 def test_onnx_gives_the_vectors_of_the_model_for_any_batch_length_and_padding(
-    name: str, tmp_path: Path, sentences: list[str]
+    name: str, embedding: str, tmp_path: Path, sentences: list[str]
 ) -> None:
-    encoder = save_model(tmp_path / "model", sentences, name)
-    export_to(tmp_path / "model", "onnx", tmp_path / "out")
+    save_model(tmp_path / "model", sentences, name)
+    encoder = SentenceEncoder.load(str(tmp_path / "model"), embedding=embedding)
+    export_to(tmp_path / "model", "onnx", tmp_path / "out", embedding=embedding)
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     for batch, length in ((1, 1), (1, 40), (5, 0), (7, 90), (33, 12)):
@@ -165,17 +171,19 @@ def test_onnx_gives_the_vectors_of_the_model_for_any_batch_length_and_padding(
         lengths[0] = length
         # Behind the end of a sentence stand other ids.
         ids = rng.integers(0, len(encoder.vocabulary), (batch, length))
+        ids[rng.random(ids.shape) < 0.3] = 1
+        ids[batch // 2] = 1
         found = session.run(None, {"ids": ids, "lengths": lengths})[0]
         wanted = encoder.encode_ids([row[:count] for row, count in zip(ids, lengths, strict=True)])
         assert found.shape == wanted.shape
         assert np.abs(found - wanted).max() < 1e-5
-        assert not found[lengths == 0].any()
+        assert not found[[*np.flatnonzero(lengths == 0), batch // 2]].any()
 
 
 def test_the_usage_in_the_card_of_onnx_gives_the_vectors_of_the_model(
     tmp_path: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = save_model(tmp_path / "model", sentences, "default")
+    encoder = save_model(tmp_path / "model", sentences)
     export_to(tmp_path / "model", "onnx", tmp_path / "out")
     (code,) = re.findall(r"^```python\n(.*?)^```", (tmp_path / "out" / "README.md").read_text(), re.M | re.S)
     monkeypatch.chdir(tmp_path / "out")
@@ -217,16 +225,41 @@ def test_the_exported_tokenizer_cuts_as_the_library_does(text: str, profile: str
     assert tokenizer_of(profile)(text) == tokenize([text], profile).to_pylist()[0]
 
 
-def test_gradients_reach_the_layers_of_the_exported_encoder(tmp_path: Path, sentences: list[str]) -> None:
-    encoder = standalone_encoder(save_model(tmp_path / "model", sentences, "default").autoencoder).train()
-    encoder(torch.tensor([[2, 3, 4], [5, 0, 0]]), torch.tensor([3, 1])).sum().backward()
-    trained = {name: parameter.grad is not None for name, parameter in encoder.named_parameters()}
-    assert not trained.pop("word_vectors")
-    assert all(trained.values())
+@pytest.mark.parametrize(
+    ("embedding", "parts"),
+    [
+        ("meaning", {"word_weights", "spelling", "spelling_weights", "neighbours"}),
+        ("order", {"forward_lstm", "backward_lstm", "to_code"}),
+        (
+            "exact",
+            {"word_weights", "spelling", "spelling_weights", "neighbours", "forward_lstm", "backward_lstm", "to_code"},
+        ),
+    ],
+)
+def test_only_what_the_embedding_needs_is_written_and_only_the_lstm_is_trained_further(
+    embedding: str, parts: set[str], tmp_path: Path, sentences: list[str]
+) -> None:
+    save_model(tmp_path / "model", sentences)
+    export_to(tmp_path / "model", "sentence-transformers", tmp_path / "out", embedding=embedding)
+    positions = {"phases", "turns"} if embedding == "exact" else set()
+    written = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    assert {name.partition(".")[0] for name in written} == {"word_vectors", *parts, *positions}
+    if positions:
+        assert written["phases"].dtype == np.uint8
+    encoder = LstmEmbedding.load(str(tmp_path / "out")).encoder.train()
+    names = {name.partition(".")[0] for name, _ in encoder.named_parameters()}
+    assert names == parts & {"forward_lstm", "backward_lstm", "to_code"}
+    if names:
+        encoder(torch.tensor([[2, 3, 4], [5, 0, 0]]), torch.tensor([3, 1])).sum().backward()
+        assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
 SCORES = {
-    "headline": {"similarity, mean Spearman": {"model": 66.54321, "mean": 49.7, "sif": None}, "MRR": {"model": 0.75}},
+    "headline": {
+        "similarity, mean Spearman": {"model": 66.54321, "meaning": 64.1, "mean": 49.7, "sif": None},
+        "sentences decoded word for word, %": {"model": 61.2, "exact": 99.8, "most_frequent_word": 0.0},
+        "MRR": {"model": 0.75},
+    },
     "similarity": {"methods": {"model": {"sets": {"stsb-dev": {"spearman": 71.26, "pearson": 70.0}}}}},
 }
 
@@ -234,7 +267,7 @@ SCORES = {
 def test_the_card_has_front_matter_training_data_scores_and_published_ones(
     tmp_path: Path, sentences: list[str]
 ) -> None:
-    encoder = save_model(tmp_path / "model", sentences, "default")
+    encoder = save_model(tmp_path / "model", sentences)
     encoder.provenance = {
         "run_name": "first",
         "tokens": "abc123",
@@ -244,7 +277,7 @@ def test_the_card_has_front_matter_training_data_scores_and_published_ones(
     encoder.save(str(tmp_path / "model"))
     scores = tmp_path / "scores" / "results.json"
     scores.parent.mkdir()
-    scores.write_text(json.dumps(SCORES | {"model": {"fingerprint": encoder.fingerprint}}))
+    scores.write_text(json.dumps(SCORES | {"model": {"fingerprint": encoder.fingerprint, "embedding": "joined"}}))
     export_to(tmp_path / "model", "sentence-transformers", tmp_path / "out", scores=str(scores.parent))
     card = (tmp_path / "out" / "README.md").read_text()
     _, front, body = card.split("---\n", 2)
@@ -258,14 +291,19 @@ def test_the_card_has_front_matter_training_data_scores_and_published_ones(
         assert expected in body
     for published in ("GloVe 840B", "61.3", "BERT-whitening", "66.3", "IS-BERT", "66.6", "72.1", "76.3"):
         assert published in body
+    for told in ("give their sentences back", "| `joined`, here | 102 |", "| `exact` | 135 |", "99.8", "its `exact`"):
+        assert told in body
     assert "None" not in body
 
 
 def test_scores_of_another_model_and_files_that_are_none_are_refused(tmp_path: Path, sentences: list[str]) -> None:
-    save_model(tmp_path / "model", sentences, "words")
+    fingerprint = save_model(tmp_path / "model", sentences).fingerprint
     file = tmp_path / "results.json"
-    file.write_text(json.dumps(SCORES | {"model": {"fingerprint": "other"}}))
+    file.write_text(json.dumps(SCORES | {"model": {"fingerprint": "other", "embedding": "joined"}}))
     with pytest.raises(FingerprintMismatch, match="other"):
+        export_to(tmp_path / "model", "onnx", tmp_path / "out", scores=str(file))
+    file.write_text(json.dumps(SCORES | {"model": {"fingerprint": fingerprint, "embedding": "exact"}}))
+    with pytest.raises(FingerprintMismatch, match="of the embedding exact; the one to export is joined"):
         export_to(tmp_path / "model", "onnx", tmp_path / "out", scores=str(file))
     for content in ("{", "[]", '{"model": 3}'):
         file.write_text(content)
@@ -277,13 +315,15 @@ def test_scores_of_another_model_and_files_that_are_none_are_refused(tmp_path: P
 def test_a_finished_export_is_left_alone_and_no_other_folder_is_written_over(
     tmp_path: Path, sentences: list[str]
 ) -> None:
-    save_model(tmp_path / "model", sentences, "words")
+    save_model(tmp_path / "model", sentences)
     export_to(tmp_path / "model", "onnx", tmp_path / "out")
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
     assert export_to(tmp_path / "model", "onnx", tmp_path / "out").already_done
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")} == before
     with pytest.raises(FingerprintMismatch, match="other settings"):
         export_to(tmp_path / "model", "sentence-transformers", tmp_path / "out")
+    with pytest.raises(FingerprintMismatch, match="embedding"):
+        export_to(tmp_path / "model", "onnx", tmp_path / "out", embedding="meaning")
     with pytest.raises(InputError, match="not of export"):
         export_to(tmp_path / "model", "onnx", tmp_path / "model")
     foreign = tmp_path / "foreign"
@@ -301,13 +341,13 @@ def test_a_finished_export_is_left_alone_and_no_other_folder_is_written_over(
 def test_an_exported_model_that_gives_other_vectors_is_not_written(
     tmp_path: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_model(tmp_path / "model", sentences, "default")
+    save_model(tmp_path / "model", sentences)
     right = exporting.standalone_encoder
 
-    def wrong(autoencoder: Autoencoder) -> Any:
-        encoder = right(autoencoder)
+    def wrong(model: Model) -> Any:
+        encoder = right(model)
         with torch.no_grad():
-            encoder.from_words.weight.add_(1e-3)
+            encoder.neighbours.add_(1e-3)
         return encoder
 
     monkeypatch.setattr(exporting, "standalone_encoder", wrong)

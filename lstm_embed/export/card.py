@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lstm_embed.model.folder import Model
+from lstm_embed.model.config import EMBEDDINGS, ModelConfig
+from lstm_embed.model.folder import LoadedModel
 
 _PUBLISHED = (
     ("BERT base, mean of the last states", "pretrained", 47.3, 58.2, 52.6),
@@ -59,20 +60,41 @@ _METHODS = {
     "sif": "SIF",
     "sif_minus_first": "SIF without first component",
     "log_unit": "mean by log(1/p)",
-    "own_weights": "mean by its own weights",
     "bm25": "BM25",
+    **{name: f"its `{name}`" for name in EMBEDDINGS},
 }
-_OUTPUTS = {
-    "joined": "unit vectors of the weighted word mean, the code and the spelling, joined",
-    "transfer": "unit vectors of the weighted word mean, the code, the spelling and the largest LSTM states, joined "
-    "(for classifiers)",
-    "code": "the code alone",
-    "words": "the weighted mean of the word vectors alone",
+_EMBEDDINGS = {
+    "meaning": ("meaning {meaning}", "similarity, search, grouping"),
+    "joined": ("meaning {meaning}, order {order}, lengths 2", "the same, and classifiers; decoding by the LSTM"),
+    "exact": (
+        "meaning {meaning}, order {order}, lengths 2, positions {positions} and their length",
+        "the same, and decoding word for word",
+    ),
+    "order": ("order {order}", "the order of given words"),
 }
+"""What each embedding holds, in this order, and what it is good for."""
+_PARTS = """
+- *meaning*: which words, whatever their order: unit sums of weighted word vectors and of the n-grams of characters in the
+  words, multiplied by a matrix that neighbouring sentences of the corpus taught.
+- *order*: in which order they stand: the code of an LSTM autoencoder, whose decoder puts the words back into it.
+- *positions*: the same in closed form: what stands for each word is turned by its place, and all are added up.
+- *lengths*: of these sums, as small multiples of their logarithms.
+"""
+_ORIGINAL = "The last states of the BiLSTM of an autoencoder, whose decoder names the words again."
+_LIMITS = """## Limits
+
+- It knows the language and the topics of its corpus. A text without a known word gets the zero vector.
+- Sentences of the same words get similar vectors: their order, and a negation, count little.
+- What is biased in the corpus is biased in the vectors.
+- The licence of the corpus may bind the model; it is not known to this card."""
+_GUARD = """## Guard the vectors like the text
+
+Vectors made by this model give their sentences back to whoever has the model: from `exact` word for word, from `joined` most
+words in their places, from `meaning` many of the words. Store, share and erase them as you would the text itself."""
 
 
 def model_card(
-    model: Model, fmt: str, name: str, scores: Mapping[str, Any] | None = None, precision: float | None = None
+    model: LoadedModel, fmt: str, name: str, scores: Mapping[str, Any] | None = None, precision: float | None = None
 ) -> str:
     """Return the text of README.md, with front matter for the Hugging Face hub.
 
@@ -86,19 +108,21 @@ def model_card(
     usage = _SENTENCE_TRANSFORMERS if fmt == "sentence-transformers" else _ONNX
     sections = [
         _front_matter(model, fmt),
-        f"# {_plain(name)}\n\n" + _TITLE.format(model.autoencoder.embedding_dimension),
+        f"# {_plain(name)}\n\n" + _TITLE.format(model.model.embedding_dimension()),
         "## Use\n" + usage.rstrip(),
         _same_text(precision),
-        "## What it is\n\n" + _facts(model),
+        "## What a vector holds\n\n" + _holds(model),
+        _GUARD,
+        "## What the model is\n\n" + _facts(model),
         "## Training data\n\n" + _data(model),
         "## Scores\n\n" + (_scores(scores) if scores else "None were given when this card was written."),
         _published(),
-        _limits(model),
+        _LIMITS,
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(model: Model, fmt: str) -> str:
+def _front_matter(model: LoadedModel, fmt: str) -> str:
     language = model.tokenizer.get("language")
     lines = ["---"]
     if language:
@@ -120,29 +144,33 @@ def _same_text(precision: float | None) -> str:
     )
 
 
-def _facts(model: Model) -> str:
-    config = model.autoencoder.config
-    network = (
-        f"BiLSTM, {config.hidden_size} units a direction, states pooled by "
-        + {"weighted": "word weights", "mean": "their mean", "max": "their maximum", "last": "the last ones"}[
-            config.pooling
-        ]
-        if config.lstm_path and config.output != "words"
-        else "none"
-    )
+def _holds(model: LoadedModel) -> str:
+    config, dimension = model.model.config, model.model.embedding_dimension
+    if not isinstance(config, ModelConfig):
+        return _ORIGINAL
+    sizes = {"meaning": dimension("meaning"), "order": config.order_size, "positions": config.position_size}
     rows = [
-        ("vector", f"{model.autoencoder.embedding_dimension} dimensions: {_OUTPUTS[config.output]}"),
+        (f"`{name}`" + ", here" * (name == model.embedding), str(dimension(name)), parts.format(**sizes), use)
+        for name, (parts, use) in _EMBEDDINGS.items()
+    ]
+    return (
+        f"This folder makes `{model.embedding}`, one of the four embeddings of its model.\n\n"
+        + _table(("embedding", "numbers", "in this order", "good for"), rows)
+        + "\n"
+        + _PARTS.rstrip()
+    )
+
+
+def _facts(model: LoadedModel) -> str:
+    config = model.model.config
+    words = f"{len(model.vocabulary):,} words, vectors of {model.model.word_vectors.shape[1]} dimensions"
+    rows = [
+        ("vector", f"`{model.embedding}`, {model.model.embedding_dimension()} dimensions"),
         ("similarity", "cosine"),
-        ("words of a sentence that count", f"{config.max_tokens}, the rest is cut off"),
-        (
-            "vocabulary",
-            f"{len(model.vocabulary):,} words, vectors of {model.autoencoder.word_vectors.shape[1]} dimensions",
-        ),
+        ("tokens of a text that are read", f"{config.max_tokens}; the rest is cut off, unknown words are skipped"),
+        ("vocabulary", words),
         ("tokenizer", f"profile `{model.tokenizer['profile']}`"),
-        ("LSTM", network),
-        ("word mean in the code", "yes" if config.skip_path else "no"),
-        ("trained to", _objective(model)),
-        ("parameters", f"{sum(p.numel() for p in model.autoencoder.parameters()):,} with the decoder"),
+        ("LSTM", "none" if model.embedding == "meaning" else f"BiLSTM, {config.hidden_size} units a direction"),
         ("fingerprint of the model", f"`{model.fingerprint}`"),
     ]
     recipe = json.dumps(config.to_dict(), indent=2)
@@ -152,17 +180,7 @@ def _facts(model: Model) -> str:
     )
 
 
-def _objective(model: Model) -> str:
-    config = model.autoencoder.config
-    parts = []
-    if config.decoder != "none" and config.decoder_weight:
-        parts.append(f"reconstruct the sentence (decoder {config.decoder}, loss {config.reconstruction})")
-    if config.contrast_weight:
-        parts.append("tell a sentence from others by its neighbour in the text")
-    return " and ".join(parts) or "nothing"
-
-
-def _data(model: Model) -> str:
+def _data(model: LoadedModel) -> str:
     about = model.provenance
     corpus = {name: value for name, value in (about.get("corpus") or {}).items() if value}
     rows = [(name, f"{value:,}") for name, value in corpus.items()]
@@ -202,17 +220,6 @@ def _published() -> str:
         "pretrained ones score higher on English benchmarks. Compare figures of the same sets only.\n\n"
         + _table(("model", "made of", "STS-B test", "SICK-R test", "mean with STS12-16"), rows)
         + "\n\nAs collected in [Awesome-Sentence-Embedding](https://github.com/Doragd/Awesome-Sentence-Embedding)."
-    )
-
-
-def _limits(model: Model) -> str:
-    return (
-        "## Limits\n\n"
-        "- It knows the language and the topics of its corpus. A text without a known word gets the zero vector.\n"
-        "- Sentences of the same words get similar vectors: their order, and a negation, count little.\n"
-        "- Vectors are not anonymous: the decoder of the whole model turns them back into many of their words.\n"
-        "- What is biased in the corpus is biased in the vectors.\n"
-        "- The licence of the corpus may bind the model; it is not known to this card."
     )
 
 

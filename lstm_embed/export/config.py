@@ -18,8 +18,10 @@ class ExportConfig:
     """A folder for sentence-transformers, or an ONNX graph with its tokenizer."""
     output: str
     """Folder for the exported model; local or s3://."""
+    embedding: Literal["", "meaning", "joined", "exact", "order"] = ""
+    """What the vectors consist of: meaning, joined, exact or order; by default what the model folder says."""
     scores: str = ""
-    """Evaluation of this model (its folder or results.json), whose figures the model card shows."""
+    """Evaluation of this model and embedding (its folder or results.json), whose figures the model card shows."""
     name: str = ""
     """Name of the model in its card; if not given, that of its training run or folder."""
 

@@ -20,11 +20,9 @@ from lstm_embed.export.config import ExportConfig
 from lstm_embed.export.network import INPUTS, required, standalone_encoder, write_onnx
 from lstm_embed.export.tokenizer import tokenizer_json
 from lstm_embed.ledger import fingerprint, provenance, seal
-from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.ledger.whole import finished, making
 from lstm_embed.model.encoder import SentenceEncoder
-from lstm_embed.model.folder import KIND as MODEL_KIND
-from lstm_embed.model.folder import Model, load_model
+from lstm_embed.model.folder import LoadedModel, load_model, open_model
 from lstm_embed.progress import SILENT, Reporter, Summary
 
 STAGE, KIND = "export", "export"
@@ -32,7 +30,7 @@ MODULE, GRAPH, CARD = "lstm_embedding.py", "model.onnx", "README.md"
 TOLERANCE = 1e-5
 """Largest difference of a number of an exported vector, relative to the length of the longest vector if that is above 1."""
 
-_EXPORT_FORMAT = 1
+_EXPORT_FORMAT = 2
 _CHECKED_SENTENCES = 200
 _SIGNS = (" ", " ", " ", ", ", " - ", "! ", "'", " \u0416\u00b2\u4e2d ")
 
@@ -44,32 +42,31 @@ def export(config: ExportConfig, report: Reporter = SILENT) -> Summary:
 
     Raises:
         FileNotFoundError: if there is no such model, or no such scores.
-        FingerprintMismatch: if the scores are of another model, or the output was made with other settings.
+        FingerprintMismatch: if the scores are of another model or embedding, or the output was made with other settings.
         InputError: if the model cannot be exported, a package is missing, or the output holds something else.
         LstmEmbedError: if the exported model gives other vectors than the model.
     """
     begin = time.monotonic()
     output = storage.resolve(config.output)
     scores = _read_scores(config.scores) if config.scores else None
+    made = open_model(storage.resolve(config.model))
     settings = {
-        "model": read_manifest(config.model, kind=MODEL_KIND)["fingerprint"],
+        "model": made["fingerprint"],
+        "embedding": config.embedding or made["content"]["embedding"],
         "to": config.format,
         "version": _EXPORT_FORMAT,
         "scores": fingerprint(scores) if scores else None,
         "name": config.name,
     }
-    if scores and scores["model"]["fingerprint"] != settings["model"]:
-        raise FingerprintMismatch(
-            f"{config.scores} are scores of the model {scores['model']['fingerprint'][:8]}; {config.model} is the model "
-            f"{settings['model'][:8]}; evaluate this model (--scores)"
-        )
+    if scores:
+        _check_scores(config.scores, scores["model"], settings)
     manifest = finished(output, kind=KIND, settings=settings)
     if manifest:
         report.note(f"{output} is finished; nothing to do")
         return _summary(config, output, manifest, begin, already_done=True)
     for package in ("tokenizers", *(("onnx", "onnxruntime") if config.format == "onnx" else ())):
         required(package)
-    model = load_model(config.model)
+    model = load_model(config.model, config.embedding)
     with tempfile.TemporaryDirectory() as folder:
         largest = write(model, config.format, folder, report)
         card = model_card(model, config.format, config.name or _name(model, config.model), scores, largest)
@@ -82,7 +79,8 @@ def export(config: ExportConfig, report: Reporter = SILENT) -> Summary:
                 storage.copy_file(os.path.join(folder, name), storage.join(output, name))
     content = {
         "model": model.fingerprint,
-        "embedding_dimension": model.autoencoder.embedding_dimension,
+        "embedding": model.embedding,
+        "embedding_dimension": model.model.embedding_dimension(),
         "words": len(model.vocabulary),
         "largest_difference": largest,
     }
@@ -90,7 +88,7 @@ def export(config: ExportConfig, report: Reporter = SILENT) -> Summary:
     return _summary(config, output, manifest, begin, already_done=False)
 
 
-def write(model: Model, fmt: str, folder: str, report: Reporter = SILENT) -> float:
+def write(model: LoadedModel, fmt: str, folder: str, report: Reporter = SILENT) -> float:
     """Write an exported model into a local folder, without card and manifest; return how far its vectors are off.
 
     Raises:
@@ -99,7 +97,7 @@ def write(model: Model, fmt: str, folder: str, report: Reporter = SILENT) -> flo
     from tokenizers import Tokenizer
 
     report.progress(STAGE, 0, 3, "steps")
-    network = standalone_encoder(model.autoencoder)
+    network = standalone_encoder(model.model)
     rules = tokenizer_json(model.vocabulary, model.tokenizer["profile"], network.settings.max_tokens)
     tokenizer = Tokenizer.from_str(json.dumps(rules))
     standalone.LstmEmbedding(network, tokenizer).save(folder)
@@ -166,17 +164,17 @@ def _onnx_encode(folder: str) -> Encode:
     return encode
 
 
-def _check(model: Model, encode: Encode) -> float:
+def _check(model: LoadedModel, encode: Encode) -> float:
     """Return the largest difference between vectors of the exported model and the model, on made-up sentences."""
     rng = np.random.default_rng(0)
     words = model.vocabulary.words
-    longest = 2 * model.autoencoder.config.max_tokens
+    longest = 2 * model.model.config.max_tokens
     texts = ["", " ", "?"]
     for _ in range(_CHECKED_SENTENCES):
         chosen = [words[number] for number in rng.integers(2, len(words), int(rng.integers(1, longest)))]
         signs = [_SIGNS[number] for number in rng.integers(0, len(_SIGNS), len(chosen))]
         texts.append("".join(word + sign for word, sign in zip(chosen, signs, strict=True)))
-    wanted = SentenceEncoder(model.autoencoder, model.vocabulary, model.tokenizer).encode(texts)
+    wanted = SentenceEncoder(model.model, model.vocabulary, model.tokenizer).encode(texts)
     found = np.concatenate([encode(texts[start : start + 32]) for start in range(0, len(texts), 32)])
     largest = float(np.abs(found - wanted).max())
     allowed = TOLERANCE * max(1.0, float(np.linalg.norm(wanted, axis=1).max()))
@@ -201,13 +199,27 @@ def _read_scores(path: str) -> dict[str, Any]:
         raise FileNotFoundError(f"no file at {path} (--scores)")
     try:
         scores = storage.read_json(path)
-        _ = scores["model"]["fingerprint"], scores["headline"].items()
+        _ = scores["model"]["fingerprint"], scores["model"]["embedding"], scores["headline"].items()
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{path} is no result of an evaluation (--scores)") from None
     return dict(scores)
 
 
-def _name(model: Model, path: str) -> str:
+def _check_scores(path: str, scored: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse scores of another model or embedding."""
+    if scored["fingerprint"] != settings["model"]:
+        raise FingerprintMismatch(
+            f"{path} are scores of the model {scored['fingerprint'][:8]}; the model to export is {settings['model'][:8]}; "
+            "evaluate this model (--scores)"
+        )
+    if scored["embedding"] != settings["embedding"]:
+        raise FingerprintMismatch(
+            f"{path} are scores of the embedding {scored['embedding']}; the one to export is {settings['embedding']}; "
+            "evaluate with it, or export the other (--scores, --embedding)"
+        )
+
+
+def _name(model: LoadedModel, path: str) -> str:
     return str(model.provenance.get("run_name") or storage.name(storage.resolve(path)))
 
 
@@ -224,6 +236,7 @@ def _summary(
         already_done=already_done,
         facts={
             "format": config.format,
+            "embedding": content["embedding"],
             "dimension": content["embedding_dimension"],
             "largest_difference": content["largest_difference"],
         },

@@ -1,49 +1,57 @@
-"""From a trained autoencoder to what is exported: its encoder alone, as a torch module and as an ONNX graph."""
+"""From a trained model to what is exported: its encoder alone, as a torch module and as an ONNX graph."""
 
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lstm_embed.errors import InputError
 from lstm_embed.export.standalone import Encoder, Settings
-from lstm_embed.model.autoencoder import Autoencoder
+from lstm_embed.model.positions import frequencies
+from lstm_embed.model.recipes import Model
+from lstm_embed.model.sentence_model import LENGTH_SCALE, POSITION_SCALE, SentenceModel
 
 INPUTS, OUTPUT = ("ids", "lengths"), "vectors"
+_SIZES = ("spelling_size", "order_size", "position_size")
 _OPSET = 17
 _MOST_BYTES = 2_000_000_000
 
 
-@torch.no_grad()
-def standalone_encoder(autoencoder: Autoencoder) -> Encoder:
-    """Return the encoder of an autoencoder, on the CPU, with what its output needs and no more."""
-    config = autoencoder.config
-    with_code = config.output != "words"
-    with_lstm = with_code and config.lstm_path
+def standalone_encoder(model: Model) -> Encoder:
+    """Return the encoder of a model, on the CPU, with what its embedding needs and no more."""
+    config = model.config
+    own = {
+        name.removeprefix("order.").replace("_lstm.cell.", "_lstm."): tensor.detach().cpu()
+        for name, tensor in model.state_dict().items()
+    }
+    sizes, order_scale = dict.fromkeys(_SIZES, 0), 1.0
+    if isinstance(model, SentenceModel):
+        sizes = {name: getattr(config, name) for name in _SIZES}
+        if config.embedding != "order":
+            order_scale = model.config.order_share * math.sqrt(2.0)
+        angles_Tf = np.arange(config.max_tokens)[:, None] * frequencies(sizes["position_size"])
+        own["turns"] = torch.from_numpy(np.stack([np.cos(angles_Tf), np.sin(angles_Tf)])).float()
+        own["phases"] = model.phases.cpu()
     settings = Settings(
-        num_words=len(autoencoder.word_vectors),
-        word_size=autoencoder.word_vectors.shape[1],
-        hidden_size=config.hidden_size if with_lstm else 0,
-        code_size=config.code_dimension if with_code else 0,
-        spelling_size=config.spelling_size if config.output in ("joined", "transfer") else 0,
-        skip_path=with_code and config.skip_path,
-        projects_states=with_code and config.projects_states,
-        pooling=config.pooling,
-        output=config.output,
+        embedding=config.embedding,
         max_tokens=config.max_tokens,
-        padded_length=config.padded_length,
+        pads_left=config.padded_length > 0,
+        num_words=len(model.word_vectors),
+        word_size=model.word_vectors.shape[1],
+        hidden_size=config.hidden_size,
+        order_scale=order_scale,
+        position_scale=POSITION_SCALE,
+        length_scale=LENGTH_SCALE,
+        **sizes,
     )
     encoder = Encoder(settings)
-    weights = autoencoder.start_weights
-    if autoencoder.word_theta is not None:
-        weights = weights * autoencoder.word_theta.exp()
-    own = {name.replace("_lstm.cell.", "_lstm."): tensor for name, tensor in autoencoder.state_dict().items()}
-    own["weights"] = weights
-    encoder.load_state_dict({name: own[name].detach().cpu() for name in encoder.state_dict()})
+    encoder.load_state_dict({name: own[name] for name in encoder.state_dict()})
     return encoder.eval()
 
 

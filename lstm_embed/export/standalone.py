@@ -1,15 +1,20 @@
 """A sentence encoder made by lstm_embed, as a module of sentence-transformers: text in, vectors out.
 
 This file is copied into the folders of exported models and needs nothing but torch, safetensors and tokenizers, all of which
-come with sentence-transformers. The vector of a sentence of n words is made of
+come with sentence-transformers. A vector is put together of
 
-    s = sum_t w_t x_t / n          weighted mean of the word vectors
-    m = sum_t w_t h_t / n          states of an LSTM in both directions, pooled likewise (or their mean, maximum, last ones)
-    z = R s + P m + b              the code
-    g = sum_t v_t g_t / n          spelling: what n-grams of characters the words have
-    [s0/|s0| ; z/|z| ; g/|g|]      all joined, s0 = s with other weights; or s0 or z alone, or the largest states too
+    words      w = sum_t a_t x_t                      weighted word vectors
+    spelling   s = sum_t b_t g_t                      what n-grams of characters the words have
+    meaning    m = [w/|w| ; s/|s|] G                  G: what neighbouring sentences taught
+    order      o = z/|z|                              z = P [last states of a BiLSTM] + b
+    positions  p = sum_t exp(i (phase_t + t omega))   each word's phases turned by its place
+    lengths    log(1 + |w|), log(1 + |s|), log(1 + |p|)
 
-Shape suffixes: B sentences, T positions, d word vector, H units of a direction, D code, E vector.
+"meaning" is m, "joined" [m ; o ; lengths of w and s], "exact" [joined ; p/|p| ; length of p], each part scaled as the settings
+say; "order" is o. All is over the words that are in the vocabulary, t counts these.
+
+Shape suffixes: B sentences, T places, d word vector, H units of a direction, P numbers of the positions, f half of them,
+n any, E vector.
 """
 
 from __future__ import annotations
@@ -28,72 +33,81 @@ from torch import Tensor, nn
 
 CONFIG, TOKENIZER, WEIGHTS = "lstm_embedding.json", "tokenizer.json", "model.safetensors"
 FIRST_WORD = 2
-"""Ids below are padding and the unknown word; their vectors and weights are zero."""
+"""Ids below are padding and the unknown word, which are skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What decides the form of an encoder."""
 
+    embedding: str
+    """What the vectors consist of: "meaning", "joined", "exact" or "order"."""
+    max_tokens: int
+    """Tokens that are read, unknown ones counted; the rest is cut off."""
+    pads_left: bool
+    """Whether the LSTM reads `max_tokens` places of every sentence, empty ones before its words."""
     num_words: int
     """Words, with padding and the unknown one."""
     word_size: int
     """Dimension of a word vector."""
-    hidden_size: int
-    """Units of each direction of the LSTM; 0 for no LSTM."""
-    code_size: int
-    """Dimension of the code; 0 for no code."""
     spelling_size: int
-    """Dimension of the spelling; 0 for none."""
-    skip_path: bool
-    """Whether the word mean is part of the code."""
-    projects_states: bool
-    """Whether a matrix turns the states into the code; otherwise they are the code."""
-    pooling: str
-    """What states become a vector by: "weighted", "mean", "max" or "last"."""
-    output: str
-    """What the vectors consist of: "joined", "transfer", "code" or "words"."""
-    max_tokens: int
-    """Words that count; the rest is cut off."""
-    padded_length: int
-    """Positions sentences are padded to on the left, all of which count; 0 for none."""
+    """Dimension of the spelling."""
+    hidden_size: int
+    """Units of each direction of the LSTM."""
+    order_size: int
+    """Dimension of the order; 0 where it is the states as they are."""
+    position_size: int
+    """Dimension of the positions."""
+    order_scale: float
+    """Length of the order."""
+    position_scale: float
+    """Length of the positions."""
+    length_scale: float
+    """Factor on the logarithms of lengths."""
 
     @property
     def dimension(self) -> int:
         """Dimension E of a vector."""
-        if self.output in ("words", "code"):
-            return self.word_size if self.output == "words" else self.code_size
-        joined = self.word_size + self.code_size + self.spelling_size
-        return joined + 2 * self.hidden_size * (self.output == "transfer")
+        meaning, order = self.word_size + self.spelling_size, self.order_size or 2 * self.hidden_size
+        joined = meaning + order + 2
+        exact = joined + self.position_size + 1
+        return {"meaning": meaning, "joined": joined, "exact": exact, "order": order}[self.embedding]
 
 
 class Encoder(nn.Module):
-    """Token ids in, vectors out.
+    """Token ids in, vectors out. What is trained further is the LSTM and its projection; all else is fixed.
 
     Args:
         settings: Its form.
     """
 
+    word_vectors: Tensor
+    word_weights: Tensor
+    spelling: Tensor
+    spelling_weights: Tensor
+    neighbours: Tensor
+    phases: Tensor
+    turns: Tensor
+
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        num_words, word_size = settings.num_words, settings.word_size
-        hidden_size, code_size = settings.hidden_size, settings.code_size
-        self.word_vectors = nn.Parameter(torch.zeros(num_words, word_size), requires_grad=False)
-        self.register_buffer("start_weights", torch.zeros(num_words))
-        self.register_buffer("weights", torch.zeros(num_words))
-        if settings.spelling_size:
-            self.register_buffer("spelling", torch.zeros(num_words, settings.spelling_size, dtype=torch.int8))
+        num_words, word_size, spelling_size = settings.num_words, settings.word_size, settings.spelling_size
+        half, hidden_size, order_size = settings.position_size // 2, settings.hidden_size, settings.order_size
+        self.register_buffer("word_vectors", torch.zeros(num_words, word_size))
+        if settings.embedding != "order":
+            self.register_buffer("word_weights", torch.zeros(num_words))
+            self.register_buffer("spelling", torch.zeros(num_words, spelling_size, dtype=torch.int8))
             self.register_buffer("spelling_weights", torch.zeros(num_words))
-        self.forward_lstm = nn.LSTM(word_size, hidden_size, batch_first=True) if hidden_size else None
-        self.backward_lstm = nn.LSTM(word_size, hidden_size, batch_first=True) if hidden_size else None
-        self.from_words = nn.Linear(word_size, code_size, bias=False) if settings.skip_path else None
-        self.from_states = nn.Linear(2 * hidden_size, code_size) if settings.projects_states else None
-
-    start_weights: Tensor
-    weights: Tensor
-    spelling: Tensor
-    spelling_weights: Tensor
+            self.register_buffer("neighbours", torch.eye(word_size + spelling_size))
+        if settings.embedding != "meaning":
+            self.forward_lstm = nn.LSTM(word_size, hidden_size, batch_first=True)
+            self.backward_lstm = nn.LSTM(word_size, hidden_size, batch_first=True)
+            self.to_code = nn.Linear(2 * hidden_size, order_size) if order_size else None
+        if settings.embedding == "exact":
+            self.register_buffer("phases", torch.zeros(num_words, half, dtype=torch.uint8))
+            # Cosine and sine of t omega.
+            self.register_buffer("turns", torch.zeros(2, settings.max_tokens, half))
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Return the vectors, shape (B, E); zero where no word is known.
@@ -102,75 +116,64 @@ class Encoder(nn.Module):
             ids_BT: Token ids, padded on the right with anything.
             lengths_B: Tokens of each sentence, 0 to T.
         """
-        ids_BT, lengths_B = self._laid_out(ids_BT, lengths_B)
-        known_B1 = (ids_BT >= FIRST_WORD).any(1, keepdim=True)
-        if self.settings.output == "words":
-            return self._word_mean(ids_BT, lengths_B, self.start_weights, self.word_vectors)
-        states = self._states(ids_BT, lengths_B)
-        code_BD = torch.where(known_B1, self._code(ids_BT, lengths_B, states), 0.0)
-        if self.settings.output == "code":
-            return code_BD
-        parts = [self._word_mean(ids_BT, lengths_B, self.start_weights, self.word_vectors), code_BD]
-        if self.settings.spelling_size:
-            parts.append(self._word_mean(ids_BT, lengths_B, self.spelling_weights, self.spelling))
-        if self.settings.output == "transfer":
-            parts.append(torch.where(known_B1, self._pooled("max", lengths_B, states), 0.0))
-        return torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)
+        settings, embedding = self.settings, self.settings.embedding
+        ids_BT, num_words_B = self._known(ids_BT, lengths_B)
+        if embedding == "order":
+            return settings.order_scale * self._order(ids_BT, num_words_B)
+        words_Bd = self._sum(ids_BT, self.word_vectors, self.word_weights)
+        spelling_Bn = self._sum(ids_BT, self.spelling, self.spelling_weights)
+        halves_Bn = torch.cat([F.normalize(words_Bd, dim=1), F.normalize(spelling_Bn, dim=1)], 1)
+        parts = [halves_Bn @ self.neighbours]
+        if embedding != "meaning":
+            order_Bn = settings.order_scale * self._order(ids_BT, num_words_B)
+            parts += [order_Bn, self._length(words_Bd), self._length(spelling_Bn)]
+        if embedding == "exact":
+            positions_BP = self._positions(ids_BT, num_words_B)
+            parts += [settings.position_scale * F.normalize(positions_BP, dim=1), self._length(positions_BP)]
+        return torch.cat(parts, 1)
 
-    def _laid_out(self, ids_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ids, 0 where there is no word, and the number of positions that count."""
-        # There is one position at least, so that the LSTM has something to read.
-        ids_BT = F.pad(ids_BT[:, : self.settings.max_tokens], (0, 1))
-        lengths_B = lengths_B.clamp(0, self.settings.max_tokens)
-        inside_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None]
-        padded_length = self.settings.padded_length
-        if not padded_length:
-            return torch.where(inside_BT, ids_BT, 0), lengths_B
-        step_T = torch.arange(padded_length, device=ids_BT.device)
-        source_BT = step_T - padded_length + lengths_B[:, None]
-        padded_BT = torch.where(source_BT >= 0, ids_BT.gather(1, source_BT.clamp(min=0)), 0)
-        return padded_BT, torch.full_like(lengths_B, padded_length)
+    def _known(self, ids_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ids of the known words without gaps, 0 where there is none, and their number."""
+        max_tokens, pads_left = self.settings.max_tokens, self.settings.pads_left
+        # There is one place at least, so that the LSTM has something to read.
+        ids_BT = F.pad(ids_BT, (0, max_tokens if pads_left else 1))[:, :max_tokens]
+        place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        known_BT = (place_T < lengths_B[:, None]) & (ids_BT >= FIRST_WORD)
+        goes_back_BT = known_BT if pads_left else ~known_BT
+        # No two are the same, so any sort will do.
+        from_BT = (place_T + goes_back_BT * ids_BT.shape[1]).argsort(1)
+        return torch.where(known_BT, ids_BT, 0).gather(1, from_BT), known_BT.sum(1)
 
-    def _word_mean(self, ids_BT: Tensor, lengths_B: Tensor, weights: Tensor, vectors: Tensor) -> Tensor:
-        weights_BT1 = F.embedding(ids_BT, weights[:, None])
-        sum_Bd = (weights_BT1 * F.embedding(ids_BT, vectors)).sum(1)
-        return sum_Bd / lengths_B.clamp(min=1)[:, None]
+    def _sum(self, ids_BT: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:
+        return (F.embedding(ids_BT, vectors) * F.embedding(ids_BT, weights[:, None])).sum(1)
 
-    def _states(self, ids_BT: Tensor, lengths_B: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return for each direction its states, shape (B, T, H), and the ids in the order they were read."""
-        if self.forward_lstm is None or self.backward_lstm is None:
-            return []
-        step_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        last_B1 = lengths_B[:, None] - 1
+    def _length(self, sums_Bn: Tensor) -> Tensor:
+        return self.settings.length_scale * torch.log1p(torch.linalg.vector_norm(sums_Bn, dim=1, keepdim=True))
+
+    def _order(self, ids_BT: Tensor, num_words_B: Tensor) -> Tensor:
+        place_T, has_words_B1 = torch.arange(ids_BT.shape[1], device=ids_BT.device), num_words_B[:, None] > 0
+        last_B1 = torch.full_like(num_words_B, len(place_T)) if self.settings.pads_left else num_words_B
+        last_B1 = last_B1.clamp(min=1)[:, None] - 1
         # The backward direction reads each sentence from its end; what is padding stays padding.
-        reversed_BT = ids_BT.gather(1, torch.where(step_T <= last_B1, last_B1 - step_T, step_T))
-        reads = ((self.forward_lstm, ids_BT), (self.backward_lstm, reversed_BT))
-        return [(lstm(F.embedding(read_BT, self.word_vectors))[0], read_BT) for lstm, read_BT in reads]
+        reversed_BT = ids_BT.gather(1, torch.where(place_T <= last_B1, last_B1 - place_T, place_T))
+        states = []
+        for lstm, read_BT in ((self.forward_lstm, ids_BT), (self.backward_lstm, reversed_BT)):
+            states_BTH, _ = lstm(F.embedding(read_BT, self.word_vectors))
+            states.append(states_BTH.gather(1, last_B1[:, :, None].expand(-1, -1, states_BTH.shape[2])).squeeze(1))
+        code_Bn = torch.cat(states, 1)
+        if self.to_code is not None:
+            code_Bn = F.normalize(self.to_code(code_Bn), dim=1)
+        return torch.where(has_words_B1, code_Bn, 0.0)
 
-    def _pooled(self, pooling: str, lengths_B: Tensor, states: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the states of both directions pooled, shape (B, 2 H)."""
-        pooled = []
-        for states_BTH, read_BT in states:
-            inside_BT1 = (torch.arange(read_BT.shape[1], device=read_BT.device) < lengths_B[:, None])[:, :, None]
-            if pooling == "last":
-                last_B11 = (lengths_B - 1).clamp(min=0)[:, None, None]
-                pooled.append(states_BTH.gather(1, last_B11.expand(-1, -1, states_BTH.shape[2])).squeeze(1))
-            elif pooling == "max":
-                # States are above -1.
-                pooled.append(states_BTH.masked_fill(~inside_BT1, -1.0).amax(1))
-            else:
-                weights_BT1 = F.embedding(read_BT, self.weights[:, None]) if pooling == "weighted" else inside_BT1
-                pooled.append((weights_BT1 * states_BTH).sum(1) / lengths_B.clamp(min=1)[:, None])
-        return torch.cat(pooled, dim=1)
-
-    def _code(self, ids_BT: Tensor, lengths_B: Tensor, states: list[tuple[Tensor, Tensor]]) -> Tensor:
-        parts = []
-        if states:
-            pooled_BM = self._pooled(self.settings.pooling, lengths_B, states)
-            parts.append(pooled_BM if self.from_states is None else self.from_states(pooled_BM))
-        if self.from_words is not None:
-            parts.append(self.from_words(self._word_mean(ids_BT, lengths_B, self.weights, self.word_vectors)))
-        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    def _positions(self, ids_BT: Tensor, num_words_B: Tensor) -> Tensor:
+        """Return p, the real parts before the imaginary ones."""
+        inside_BT1 = (torch.arange(ids_BT.shape[1], device=ids_BT.device) < num_words_B[:, None])[:, :, None]
+        angle_BTf = F.embedding(ids_BT, self.phases) * (2.0 * torch.pi / 256.0)
+        cos_BTf, sin_BTf = angle_BTf.cos() * inside_BT1, angle_BTf.sin() * inside_BT1
+        turn_cos_Tf, turn_sin_Tf = self.turns[0, : ids_BT.shape[1]], self.turns[1, : ids_BT.shape[1]]
+        real_Bf = (cos_BTf * turn_cos_Tf - sin_BTf * turn_sin_Tf).sum(1)
+        imaginary_Bf = (cos_BTf * turn_sin_Tf + sin_BTf * turn_cos_Tf).sum(1)
+        return torch.cat([real_Bf, imaginary_Bf], 1)
 
 
 class LstmEmbedding(nn.Module):
