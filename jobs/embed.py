@@ -1,6 +1,7 @@
 """Embed a corpus: one vector a sentence, row or article, written to parquet.
 
 The same command again continues where it stopped; new, changed or removed input redoes only what it holds.
+Vectors give their sentences back (jobs/decode.py): guard them like the text.
 """
 
 from __future__ import annotations

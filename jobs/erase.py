@@ -1,7 +1,8 @@
-"""Erase articles from a token set or from vectors: from its parts, quarantine excerpts and caches.
+"""Erase articles from a token set, vectors or decoded text: from its parts, quarantine excerpts and caches.
 
 Only the parts that hold them are rewritten; later runs into the folder leave these articles out. Run again after an
-interruption, with or without the ids. What it does not undo: a model trained on the text, and copies made elsewhere.
+interruption, with or without the ids. Vectors give their sentences back, so erase them too where a text has to go, and what
+was decoded from them. What it does not undo: a model trained on the text, and copies made elsewhere.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Erase articles from a token set or from vectors."""
+    """Erase articles from a token set, vectors or decoded text."""
 
     output: Annotated[str, tyro.conf.Positional]
-    """Folder that prepare or embed wrote; local or s3://."""
+    """Folder that prepare, embed or decode wrote; local or s3://."""
     article_id: tuple[str, ...] = ()
     """Ids of the articles, as in the column article_id."""
     ids: str = ""

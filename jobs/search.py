@@ -19,18 +19,10 @@ def run(config: SearchConfig) -> None:
     from lstm_embed.embedding.lists import read_list
     from lstm_embed.embedding.search import search
     from lstm_embed.embedding.vectors import Embeddings, encode_queries
-    from lstm_embed.errors import FingerprintMismatch
-    from lstm_embed.model.encoder import SentenceEncoder
 
     queries = [*config.query, *(read_list(config.queries, "query", "--queries") if config.queries else ())]
     embeddings = Embeddings(config.embeddings)
-    encoder = SentenceEncoder.load(config.model)
-    if encoder.fingerprint != embeddings.model_fingerprint:
-        raise FingerprintMismatch(
-            f"{embeddings.path} was made with the model {embeddings.model_fingerprint[:8]}, {config.model} is the model "
-            f"{encoder.fingerprint[:8]}; search with the model that made the vectors, or embed again"
-        )
-    vectors = encode_queries(encoder, queries)
+    vectors = encode_queries(embeddings.encoder(config.model), queries)
     for query, vector in zip(queries, vectors, strict=True):
         if not vector.any():
             Console().note(f"no word of the query {query!r} is known to the model; it has no hits")

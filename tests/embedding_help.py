@@ -1,30 +1,34 @@
-"""A small model, small corpora, and the embedding job without Ray, for tests of what it writes."""
+"""A small model, small corpora, and the jobs of vectors without Ray, for tests of what they write."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from lstm_embed import storage
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.embedding.config import EmbedConfig
-from lstm_embed.embedding.embed import EmbedJob
+from lstm_embed.embedding.config import DecodeConfig, EmbedConfig, GroupConfig
 from lstm_embed.ledger import PartRecord, Unit
-from lstm_embed.model.autoencoder import Autoencoder
 from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.model.sentence_model import SentenceModel
 from lstm_embed.progress import SILENT, Reporter, Summary
+
+from conftest import ROOT
 
 WORDS = [f"w{chr(97 + number // 20)}{chr(97 + number % 20)}" for number in range(200)]
 VOCABULARY = Vocabulary(["<pad>", "<unk>", *WORDS], np.concatenate([[0, 50], 20_000 // np.arange(1, 201)]))
@@ -34,13 +38,11 @@ TOKENIZER = {"profile": "default", "language": "en", "split": "sentencex", "drop
 def save_model(path: Path | str, seed: int = 0) -> str:
     """Write a model folder with random weights; return its path."""
     rng = np.random.default_rng(seed)
-    config = ModelConfig(hidden_size=32, code_size=12, max_tokens=24)
-    model = Autoencoder(config, rng.normal(size=(len(VOCABULARY), 10)), VOCABULARY.counts, words=VOCABULARY.words)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    config = ModelConfig(
+        hidden_size=16, order_size=12, decoder_hidden_size=16, spelling_size=64, position_size=64, max_tokens=24
+    )
+    vectors = rng.normal(size=(len(VOCABULARY), 48))
+    model = SentenceModel.start(config, vectors, VOCABULARY.counts, VOCABULARY.words, seed=seed)
     SentenceEncoder(model, VOCABULARY, dict(TOKENIZER)).save(str(path))
     return str(path)
 
@@ -95,11 +97,11 @@ def run_chunks_here(
 
 @contextlib.contextmanager
 def without_ray(run_chunks: Any = run_chunks_here) -> Iterator[None]:
-    """Let embedding jobs compute in this process."""
-    with (
-        mock.patch("lstm_embed.embedding.embed.run_chunks", run_chunks),
-        mock.patch.object(EmbedJob, "_workers", return_value=(1, 1)),
-    ):
+    """Let the jobs of vectors compute in this process."""
+    with contextlib.ExitStack() as stack:
+        for stage in ("embed", "decode"):
+            stack.enter_context(mock.patch(f"lstm_embed.embedding.{stage}.run_chunks", run_chunks))
+            stack.enter_context(mock.patch(f"lstm_embed.embedding.{stage}.find_workers", return_value=(1, 1)))
         yield
 
 
@@ -109,6 +111,14 @@ def embed_here(config: EmbedConfig, report: Reporter = SILENT, run_chunks: Any =
 
     with without_ray(run_chunks):
         return embed(config, report)
+
+
+def decode_here(config: DecodeConfig, report: Reporter = SILENT, run_chunks: Any = run_chunks_here) -> Summary:
+    """Run a decoding job in this process."""
+    from lstm_embed.embedding.decode import decode
+
+    with without_ray(run_chunks):
+        return decode(config, report)
 
 
 def prepare_here(config: PrepareConfig) -> Summary:
@@ -122,7 +132,10 @@ def prepare_here(config: PrepareConfig) -> Summary:
         return prepare(config)
 
 
-def change(config: EmbedConfig, **fields: Any) -> EmbedConfig:
+Config = TypeVar("Config", EmbedConfig, DecodeConfig, GroupConfig)
+
+
+def change(config: Config, **fields: Any) -> Config:
     """Return a config with some fields replaced."""
     return dataclasses.replace(config, **fields)
 
@@ -166,3 +179,21 @@ def all_files(output: Path | str) -> dict[str, bytes]:
     """Return every file below a local folder, hidden ones too."""
     root = Path(output)
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def start_job(job: str, flags: Sequence[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a job as a user does, in a process group of its own; it prints to a file, for what it leaves would hold a pipe."""
+    with open(log, "ab") as file:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *flags],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a job and what it left behind when it was killed, as the end of its container does."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -28,7 +28,9 @@ from embedding_help import (
 from lstm_embed import storage
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.embedding.config import EmbedConfig
-from lstm_embed.embedding.embed import EmbedJob, embed, pool_size
+from lstm_embed.embedding.embed import EmbedJob, embed
+from lstm_embed.embedding.pool import pool_size
+from lstm_embed.embedding.vectors import Embeddings, read_about
 from lstm_embed.errors import FingerprintMismatch, InputError, OutputBusy, TooMuchRejected
 from lstm_embed.ledger import Ledger
 from lstm_embed.ledger.owner import owned
@@ -201,6 +203,37 @@ def test_a_row_has_one_vector_of_its_whole_text_also_if_it_is_blank(
     assert summary.facts["without known words"] == 2
 
 
+@pytest.mark.parametrize("embedding", ["meaning", "joined", "exact", "order"])
+def test_an_output_has_the_embedding_that_was_asked_for_and_says_so(
+    config: EmbedConfig, model: str, embedding: str
+) -> None:
+    summary = embed_here(change(config, embedding=embedding))
+    rows = read_rows(config.output)
+    encoder = SentenceEncoder.load(model, embedding=embedding)
+    np.testing.assert_allclose(matrix(rows), encoder.encode(rows["text"].to_pylist()), atol=1e-5)
+    settings = storage.read_json(f"{config.output}/manifest.json")["settings"]
+    assert settings["embedding"] == summary.facts["embedding"] == Embeddings(config.output).embedding == embedding
+    assert settings["model"] == SentenceEncoder.load(model).fingerprint
+    assert read_about(Embeddings(config.output).part_paths[0])["embedding"] == embedding
+
+
+def test_the_embedding_of_the_model_is_the_default_and_named_it_is_the_same(config: EmbedConfig) -> None:
+    embed_here(config)
+    assert EmbedJob(change(config, embedding="joined")).compare().finished
+
+
+def test_a_folder_of_the_first_version_is_refused_with_the_version_that_reads_it(config: EmbedConfig) -> None:
+    embed_here(config)
+    for name in ("job.json", "manifest.json"):
+        made = storage.read_json(f"{config.output}/{name}")
+        del made["settings"]["embedding"]
+        storage.write_json(f"{config.output}/{name}", made)
+    for look in (lambda: EmbedJob(config), lambda: Embeddings(config.output)):
+        with pytest.raises(InputError, match=r"made by lstm_embed 0\.1; read it with that version"):
+            look()
+    assert EmbedJob(change(config, output=f"{config.output}-new", reuse=config.output)).earlier.parts == []
+
+
 def test_text_can_be_left_out(config: EmbedConfig, expected: pa.Table) -> None:
     embed_here(change(config, text=False))
     assert read_rows(config.output).equals(expected.drop_columns(["text"]))
@@ -283,7 +316,7 @@ def test_new_input_keeps_the_types_of_the_first_run(config: EmbedConfig, tmp_pat
 def test_a_column_that_is_nowhere_is_refused(config: EmbedConfig) -> None:
     with pytest.raises(InputError, match=r"no value in yaer \(--columns\)"):
         EmbedJob(change(config, columns=("yaer",)))
-    with pytest.raises(ValueError, match="which the output has anyway"):
+    with pytest.raises(ValueError, match="have anyway"):
         change(config, columns=("embedding",))
     with pytest.raises(ValueError, match="expected different names"):
         change(config, columns=("year", "year:string"))
@@ -384,6 +417,8 @@ def test_another_model_or_setting_is_refused_with_both_named(config: EmbedConfig
     other = save_model(tmp_path / "other", seed=1)
     with pytest.raises(FingerprintMismatch, match=r"model was \"[0-9a-f]{32}\" and is now \"[0-9a-f]{32}\""):
         EmbedJob(change(config, model=other)).compare()
+    with pytest.raises(FingerprintMismatch, match=r"embedding was \"joined\" and is now \"meaning\""):
+        EmbedJob(change(config, embedding="meaning")).compare()
     with pytest.raises(FingerprintMismatch, match=r"vectors.dtype was \"float32\" and is now \"float16\""):
         EmbedJob(change(config, dtype="float16")).compare()
 
@@ -455,31 +490,25 @@ def test_output_in_an_object_store_has_the_same_rows(
     ],
 )
 def test_as_many_workers_as_fit_beside_the_readers(
-    config: EmbedConfig,
-    num_workers: str,
-    gpu: bool,
-    now: dict[str, float],
-    ever: dict[str, float],
-    found: tuple[int, int],
+    num_workers: str, gpu: bool, now: dict[str, float], ever: dict[str, float], found: tuple[int, int]
 ) -> None:
-    assert pool_size(change(config, num_workers=num_workers, gpu=gpu), now, ever) == found
+    assert pool_size(num_workers, gpu, now, ever) == found
 
 
 @pytest.mark.parametrize(
     ("num_workers", "gpu", "now"),
     [("4", False, {"CPU": 4}), ("0", False, {"CPU": 0.5}), ("1", True, {"CPU": 4}), ("1", True, {"CPU": 1, "GPU": 4})],
 )
-def test_workers_that_would_starve_the_readers_are_refused(
-    config: EmbedConfig, num_workers: str, gpu: bool, now: dict[str, float]
-) -> None:
+def test_workers_that_would_starve_the_readers_are_refused(num_workers: str, gpu: bool, now: dict[str, float]) -> None:
     with pytest.raises(InputError, match="smaller --num-workers or a larger cluster"):
-        pool_size(change(config, num_workers=num_workers, gpu=gpu), now, {})
+        pool_size(num_workers, gpu, now, {})
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"level": "word"}, "--level"),
+        ({"embedding": "code"}, "--embedding"),
         ({"dtype": "int8"}, "--dtype"),
         ({"num_workers": "3:2"}, "--num-workers"),
         ({"num_workers": "0:2"}, "--num-workers"),

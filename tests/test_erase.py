@@ -13,6 +13,7 @@ import pytest
 from embedding_help import (
     all_files,
     change,
+    decode_here,
     embed_here,
     make_articles,
     matrix,
@@ -25,8 +26,9 @@ from embedding_help import (
 
 from lstm_embed import storage
 from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.corpus.token_set import TokenSet, count_items
-from lstm_embed.embedding.config import EmbedConfig
+from lstm_embed.corpus.token_set import TokenSet, count_rows
+from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
+from lstm_embed.embedding.decode import DecodeJob
 from lstm_embed.embedding.embed import EmbedJob
 from lstm_embed.embedding.erase import erase
 from lstm_embed.errors import InputError, OutputBusy
@@ -181,7 +183,7 @@ def test_a_token_set_keeps_its_counts_and_what_is_made_of_it_follows(config: Emb
         table = after.read_part(number)
         assert table.schema.equals(before.read_part(number).schema)
         lengths = table["ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-        assert part.stats["items"] == count_items(table["article"].to_numpy(), lengths, 5)
+        assert part.stats["holdout"] == count_rows(table["article"].to_numpy(), lengths, 5)
         assert part.rows == table.num_rows
         tokens += int(lengths.sum())
     assert after.num_tokens == tokens
@@ -204,6 +206,41 @@ def test_prepare_leaves_out_what_was_erased_from_its_folder(config: EmbedConfig,
     assert [again.read_part(n) for n in range(2)] == erased
     assert again.totals["erased"] == 3
     assert sum(part.stats["tokens"] for part in again.parts) == again.num_tokens
+
+
+def test_decoded_text_is_erased_and_stays_so_when_it_is_made_anew(config: EmbedConfig, tmp_path: Path) -> None:
+    embed_here(config)
+    decoded = DecodeConfig(embeddings=config.output, output=str(tmp_path / "decoded"), part_rows=7)
+    decode_here(decoded)
+    before, parts = read_rows(decoded.output), part_bytes(decoded.output)
+    summary = erase(decoded.output, [*IDS, "nobody"])
+    after = read_rows(decoded.output)
+    assert after.equals(before.filter(pa.array(~np.isin(before["article_id"].to_pylist(), IDS))))
+    assert summary.facts["articles erased"] == 3  # whose rows lie in more parts than one
+    assert 3 < summary.facts["parts rewritten"] < len(parts)
+    assert not any(f"Secret{id_} " in contents(decoded.output) for id_ in IDS)
+    totals = storage.read_json(f"{decoded.output}/manifest.json")["totals"]
+    assert totals["proven"] == sum(after["proven"].to_pylist())
+    assert DecodeJob(decoded).compare().finished
+    for part in (tmp_path / "decoded" / "parts").iterdir():
+        part.unlink()
+    decode_here(decoded)
+    assert read_rows(decoded.output).equals(after)
+
+
+def test_what_is_erased_from_vectors_goes_from_their_decoded_text_with_the_next_run(
+    config: EmbedConfig, tmp_path: Path
+) -> None:
+    embed_here(config)
+    decoded = DecodeConfig(embeddings=config.output, output=str(tmp_path / "decoded"))
+    decode_here(decoded)
+    before = part_bytes(decoded.output)
+    erase(config.output, IDS)
+    decode_here(decoded)
+    assert not any(f"Secret{id_} " in contents(decoded.output) for id_ in IDS)
+    assert read_rows(decoded.output).num_rows == read_rows(config.output).num_rows
+    kept = [name for name, data in part_bytes(decoded.output).items() if before.get(name) == data]
+    assert 0 < len(kept) < len(before)
 
 
 def test_excerpts_go_unless_they_begin_with_another_articles_id(config: EmbedConfig, tmp_path: Path) -> None:

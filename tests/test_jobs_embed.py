@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,16 +12,18 @@ from embedding_help import (
     all_files,
     change,
     embed_here,
+    end_group,
     make_articles,
     part_bytes,
     read_rows,
     save_model,
+    start_job,
     write_articles,
 )
 
 from lstm_embed.embedding.config import EmbedConfig
 
-from conftest import ROOT, run_job
+from conftest import run_job
 
 UNIT_BYTES = 3000
 NUM_ARTICLES = 240
@@ -62,45 +60,29 @@ def flags(config: EmbedConfig) -> list[str]:
     ]
 
 
-class Job:
-    """A running job, in a process group of its own; it prints to a file, since what it leaves would hold a pipe open."""
-
-    def __init__(self, config: EmbedConfig, log: Path) -> None:
-        self.log = log
-        with open(log, "wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "jobs" / "embed.py"), *flags(config), "--num-workers", "1"],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def end_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-
 def test_of_two_racing_jobs_one_is_refused_and_the_other_killed_and_run_again_leaves_the_same_bytes(
     config: EmbedConfig, tmp_path: Path
 ) -> None:
     given = change(config, output=str(tmp_path / "out"))
-    racers = [Job(given, tmp_path / f"{number}.log") for number in range(2)]
+    racers = [
+        start_job("embed", [*flags(given), "--num-workers", "1"], tmp_path / f"{number}.log") for number in range(2)
+    ]
     try:
         deadline = time.monotonic() + 200
-        while all(racer.process.poll() is None for racer in racers):
+        while all(racer.poll() is None for racer in racers):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        loser, winner = sorted(racers, key=lambda racer: racer.process.poll() is None)
-        if loser.process.returncode != 0:  # else it was done before the other one looked, which then has nothing to do
-            assert loser.process.returncode in (1, 2)
-            assert "another job" in loser.log.read_text()
-        while len(list((tmp_path / "out" / "parts").glob("part-*"))) < 3 and winner.process.poll() is None:
+        loser, winner = sorted(racers, key=lambda racer: racer.poll() is None)
+        if loser.returncode != 0:  # else it was done before the other one looked, which then has nothing to do
+            assert loser.returncode in (1, 2)
+            assert "another job" in (tmp_path / f"{racers.index(loser)}.log").read_text()
+        while len(list((tmp_path / "out" / "parts").glob("part-*"))) < 3 and winner.poll() is None:
             time.sleep(0.01)
-        winner.process.kill()
-        winner.process.wait()
+        winner.kill()
+        winner.wait()
     finally:
         for racer in racers:
-            racer.end_group()
+            end_group(racer)
     result = run_job("embed", *flags(given), "--num-workers", "2", "--wandb-project", "p", WANDB_MODE="offline")
     assert "send the run later with: wandb sync" in result.stderr
     assert list((tmp_path / "out" / "wandb").glob("offline-run-*/*.wandb"))

@@ -152,7 +152,12 @@ def test_an_object_store_lends_its_vectors_too(config: EmbedConfig, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"dtype": "float16"}, "dtype was"), ({"level": "row"}, "level was"), ({"normalize": True}, "normalize was")],
+    [
+        ({"dtype": "float16"}, "dtype was"),
+        ({"embedding": "meaning"}, "embedding was"),
+        ({"level": "row"}, "level was"),
+        ({"normalize": True}, "normalize was"),
+    ],
 )
 def test_another_setting_recomputes_everything_and_says_so(
     config: EmbedConfig, settings: dict[str, Any], named: str, tmp_path: Path

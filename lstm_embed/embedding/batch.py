@@ -20,7 +20,7 @@ class EmbedBatch:
         model: Model folder; each actor reads it, so it must be on storage that all nodes see.
         text_column: Column of the texts; a missing text counts as an empty one.
         output_column: Column of the vectors, new.
-        output: What the vectors consist of, if not what the folder says; see `SentenceEncoder.load`.
+        embedding: What the vectors consist of, if not what the folder says; see `SentenceEncoder.load`.
         normalize: Scale vectors to length 1.
         dtype: "float32" or "float16".
         device: "cpu" or "cuda"; for the latter give the actors a GPU (`num_gpus=1`).
@@ -37,7 +37,7 @@ class EmbedBatch:
         *,
         text_column: str = "text",
         output_column: str = "embedding",
-        output: str = "",
+        embedding: str = "",
         normalize: bool = False,
         dtype: str = "float32",
         device: str = "cpu",
@@ -45,7 +45,7 @@ class EmbedBatch:
     ) -> None:
         from lstm_embed.model.encoder import SentenceEncoder
 
-        self._encoder = SentenceEncoder.load(model, device=device, precision=precision, output=output)
+        self._encoder = SentenceEncoder.load(model, device=device, precision=precision, embedding=embedding)
         self._text_column, self._output_column = text_column, output_column
         self._normalize, self._dtype = normalize, dtype
 

@@ -1,10 +1,11 @@
-"""Settings of embed and search. Imports neither torch nor Ray."""
+"""Settings of embed, search, group and decode. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from lstm_embed.corpus.config import MEGABYTE, at_least, within
+from lstm_embed.model.config import EMBEDDINGS
 
 LEVELS = ("sentence", "row", "article")
 DTYPES = ("float32", "float16")
@@ -22,7 +23,7 @@ COLUMN_TYPES = (
     "list<double>",
 )
 _OWN_COLUMNS = {"article", "article_id", "title", "article_hash", "sentence", "start", "end", "num_sentences"}
-_OWN_COLUMNS |= {"text", "ids", "tokens", "embedding"}
+_OWN_COLUMNS |= {"text", "ids", "tokens", "embedding", "decoded", "proven"}
 
 
 def workers_range(value: str) -> tuple[int, int]:
@@ -65,7 +66,10 @@ class EmbedConfig:
     input: tuple[str, ...]
     """Articles as for prepare (files, folders, globs), or one token set made with the model's vocabulary."""
     output: str
-    """Folder for the vectors; local or s3://."""
+    """Folder for the vectors; local or s3://. Vectors give their sentences back (jobs/decode.py): guard them like the text."""
+    embedding: str = ""
+    """What vectors consist of: meaning (similarity, search, grouping; no LSTM runs), joined (meaning, order, lengths), exact
+    (joined and positions: gives sentences back word for word) or order; empty for what the model says."""
     level: str = "sentence"
     """What gets a vector: sentence, row (a record's whole text as one sentence), article (mean of its sentences')."""
     dtype: str = "float32"
@@ -117,6 +121,8 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         if not self.input:
             raise ValueError("input is empty; expected at least one file, folder or glob (--input)")
+        if self.embedding:
+            one_of(self, "embedding", EMBEDDINGS)
         one_of(self, "level", LEVELS)
         one_of(self, "dtype", DTYPES)
         one_of(self, "precision", PRECISIONS)
@@ -132,7 +138,9 @@ class EmbedConfig:
         within(self, "max_bad_fraction", 0, 1)
         names = [split_column(column)[0] for column in self.columns]
         if clash := sorted(_OWN_COLUMNS & set(names)):
-            raise ValueError(f"columns names {', '.join(clash)}, which the output has anyway (--columns)")
+            raise ValueError(
+                f"columns names {', '.join(clash)}, which outputs of embed and decode have anyway (--columns)"
+            )
         if len(set(names)) < len(names) or "" in names:
             raise ValueError(f"columns is {' '.join(self.columns)!r}; expected different names (--columns)")
 
@@ -174,8 +182,11 @@ class GroupConfig:
     """Rows, drawn at random, that decide where the groups lie; a small corpus is drawn from up to ten times."""
     seed: int = 0
     """Start of all chance."""
+    model: str = ""
+    """Model folder that made the vectors: its words name the groups. Empty for where embed found it; if it is no longer there,
+    the groups stay without words."""
     words: int = 10
-    """Typical words listed of each group, 0 or more; needs vectors stored with their texts."""
+    """Words listed of each group, those its centre leans to, 0 or more."""
     nearest: int = 5
     """Sentences nearest to the centre listed of each group, 0 or more."""
     near_duplicates: float = 0.0
@@ -191,3 +202,28 @@ class GroupConfig:
         within(self, "nearest", 0, 1000)
         within(self, "near_duplicates", 0, 1)
         at_least(self, "max_pairs", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """Give vectors their text back: what each row of a folder of embeddings says, and whether that is proven."""
+
+    embeddings: str
+    """Folder that embed wrote."""
+    output: str = ""
+    """Folder for the text; local or s3://. It holds what the sentences say: guard it like the text, and so the vectors."""
+    model: str = ""
+    """Model folder that made the vectors; empty for where embed found it."""
+    limit: int = 0
+    """Decode the first so many rows only, print them and write nothing; 0 for all rows into --output."""
+    num_workers: str = "0"
+    """Workers: a number, a range that grows with the cluster (1:8), or 0 for as many as fit now."""
+    part_rows: int = 8_192
+    """Rows of a part, of which a worker that dies loses one."""
+
+    def __post_init__(self) -> None:
+        within(self, "limit", 0, 1_000_000)
+        if not self.output and not self.limit:
+            raise ValueError("no output; expected --output FOLDER, or --limit N to print the first rows")
+        workers_range(self.num_workers)
+        within(self, "part_rows", 1, 1_000_000)

@@ -66,6 +66,7 @@ def deciding(settings: dict[str, Any]) -> dict[str, Any]:
         return {
             "content_format": settings["content_format"],
             "model": settings["model"],
+            "embedding": settings.get("embedding"),
             "precision": settings["precision"],
             **{name: vectors[name] for name in ("level", "dtype", "normalize")},
             **{name: text.get(name) for name in _TEXT_RULE},

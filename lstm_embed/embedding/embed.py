@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,22 +21,23 @@ from lstm_embed.corpus.token_set import KIND as TOKEN_SET
 from lstm_embed.corpus.token_set import TokenSet, read_part
 from lstm_embed.distribute import run_chunks
 from lstm_embed.embedding.columns import settle_types
-from lstm_embed.embedding.config import EmbedConfig, workers_range
+from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.earlier import Earlier, leftovers
+from lstm_embed.embedding.pool import READER_CPUS, PartProgress, find_workers, pool_needs
 from lstm_embed.embedding.read import ReadUnit
 from lstm_embed.embedding.reuse import Reuse, build_index
-from lstm_embed.embedding.vectors import KIND, VectorFormat
+from lstm_embed.embedding.vectors import KIND, VectorFormat, refuse_earlier
 from lstm_embed.embedding.worker import REUSED, EmbedChunk
-from lstm_embed.errors import InputError, LstmEmbedError
+from lstm_embed.errors import InputError
 from lstm_embed.ledger import Ledger, PartRecord, Span, Work
 from lstm_embed.ledger.erased import Erased
-from lstm_embed.ledger.sealed import open_sealed, read_manifest
+from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.model.config import OriginalConfig, config_from_dict
 from lstm_embed.preflight import Needs
 from lstm_embed.progress import SILENT, Reporter, Summary
 
-FORMAT = 1
+FORMAT = 2
 """Version of the parts' content; raised by hand when the same text and model would give other rows."""
-_READER_CPUS = 0.5
 
 
 def embed(config: EmbedConfig, report: Reporter = SILENT) -> Summary:
@@ -58,16 +58,22 @@ class EmbedJob:
     """One call of `embed`: its books, its model and its input."""
 
     def __init__(self, config: EmbedConfig) -> None:
+        from lstm_embed.model.folder import open_model
+
         self.config = config
         self.output = storage.resolve(config.output)
         self.model = storage.resolve(config.model)
-        manifest = open_sealed(self.model, kind="model", verify=False)
+        manifest = open_model(self.model)
         self.model_fingerprint: str = manifest["fingerprint"]
         self.vocabulary_fingerprint: str = manifest["content"]["vocabulary"]
         self.model_config: dict[str, Any] = storage.read_json(storage.join(self.model, "config.json"))
+        self.embedding = self._embedding()
         self.tokens = self._token_set()
         self.text = self._text_config()
         self.precision = self._precision()
+        job = storage.join(self.output, "job.json")
+        made: dict[str, Any] = storage.read_json(job).get("settings", {}) if storage.exists(job) else {}
+        refuse_earlier(self.output, made)
         self.format = VectorFormat(
             level=config.level,
             dtype=config.dtype,
@@ -75,18 +81,19 @@ class EmbedJob:
             text=config.text,
             empty=config.empty,
             row_group_rows=config.row_group_rows,
-            columns=self._columns(),
+            columns=self._columns(made),
         )
         source = {"kind": TOKEN_SET, "text": self.tokens.tokenizer} if self.tokens else {"kind": "articles"}
         settings = {
             "content_format": FORMAT,
             "model": self.model_fingerprint,
+            "embedding": self.embedding,
             "precision": self.precision,
             "vectors": asdict(self.format) | {"columns": list(self.format.columns)},
             "source": {"text": asdict(self.text), **source},
             "part_rows": 0 if self.tokens else config.part_rows,
         }
-        self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config))
+        self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config) | {"model": self.model})
         other = config.reuse and storage.resolve(config.reuse) != self.output  # what is here is reused in any case
         self.earlier = Earlier.open(config.reuse, self.ledger.settings) if other else None
         self._counts: dict[str, int] = {}
@@ -137,9 +144,20 @@ class EmbedJob:
         sentence_splitter(text.split, text.language)  # a wrong name is told before anything is read
         return text
 
+    def _embedding(self) -> str:
+        recipe = config_from_dict(self.model_config["model"])
+        if self.config.embedding not in ("", recipe.embedding) and isinstance(recipe, OriginalConfig):
+            raise InputError(
+                f"{self.model} is a model of the preset original, whose vectors are the embedding order and no other; "
+                f"expected --embedding order, or none, and not {self.config.embedding}"
+            )
+        return self.config.embedding or recipe.embedding
+
     def _precision(self) -> str:
         if self.config.precision != "auto":
             return self.config.precision
+        if self.embedding == "meaning":
+            return "fp32"  # no LSTM runs
         if self.config.gpu:
             # The driver often has no GPU to try it on; an actor whose GPU cannot compute it says so.
             return "bf16"
@@ -147,12 +165,11 @@ class EmbedJob:
 
         return resolve_precision("auto", "cpu", hidden_size=int(self.model_config["model"]["hidden_size"]))
 
-    def _columns(self) -> tuple[str, ...]:
+    def _columns(self, made: dict[str, Any]) -> tuple[str, ...]:
         if not self.config.columns:
             return ()
-        job = storage.join(self.output, "job.json")
-        made = storage.read_json(job)["settings"].get("vectors", {}).get("columns", []) if storage.exists(job) else []
-        return settle_types(self.config.columns, made, find_files(self.config.input), self.text)
+        columns = made.get("vectors", {}).get("columns", [])
+        return settle_types(self.config.columns, columns, find_files(self.config.input), self.text)
 
     @property
     def size_unit(self) -> tuple[str, float]:
@@ -162,9 +179,7 @@ class EmbedJob:
     @property
     def needs(self) -> Needs:
         """What it needs of the nodes."""
-        worker = {"CPU": 1.0, "GPU": float(self.config.gpu)}
-        least = max(1, workers_range(self.config.num_workers)[0])
-        return Needs(output=self.output, inputs=(self.model,), bundles=(*([worker] * least), {"CPU": _READER_CPUS}))
+        return pool_needs(self.config.num_workers, gpu=self.config.gpu, output=self.output, model=self.model)
 
     def compare(self) -> Work:
         """Tell what is left to do."""
@@ -178,7 +193,7 @@ class EmbedJob:
     def run(self, work: Work, report: Reporter = SILENT) -> Summary:
         """Do what `compare` found to be left."""
         started = time.monotonic()
-        workers = self._workers(report)
+        workers = find_workers(self.config.num_workers, gpu=self.config.gpu, report=report)
         if self.earlier:
             report.note(self.earlier.message)
         with self.ledger.writing(work) as owner:
@@ -192,18 +207,6 @@ class EmbedJob:
             extra = {"model": self.model_fingerprint, "precision": self.precision}
             self.ledger.finish(work, new, max_bad_fraction=self.config.max_bad_fraction, extra=extra)
         return self.summary(time.monotonic() - started, already_done=False)
-
-    def _workers(self, report: Reporter) -> tuple[int, int]:
-        """Return the least and the most actors; refuse a number that would leave nothing for reading."""
-        import ray
-
-        workers = pool_size(
-            self.config, ray.cluster_resources(), ray._private.state.state.get_max_resources_from_cluster_config() or {}
-        )
-        free = ray.available_resources().get("CPU", 0.0)
-        if free < workers[0] + _READER_CPUS:
-            report.note(f"other jobs leave {free:g} CPUs of this cluster; {workers[0]} workers wait for theirs")
-        return workers
 
     def _reuse(self, work: Work, staging: str, report: Reporter) -> Reuse | None:
         """Index the earlier vectors there are, in this folder and the one given to reuse."""
@@ -237,6 +240,7 @@ class EmbedJob:
             EmbedChunk,
             model=self.model,
             model_fingerprint=self.model_fingerprint,
+            embedding=self.embedding,
             store=self.ledger.store,
             format=self.format,
             precision=self.precision,
@@ -244,20 +248,23 @@ class EmbedJob:
             batch_tokens=self.config.batch_tokens,
             reuse=reuse,
         )
-        progress = _Progress(work, *self.size_unit, report)
+        progress = PartProgress("embed", work, *self.size_unit, report)
         for record in run_chunks(
             work.pending,
             read,
             actor,
             workers=workers,
-            reader_cpus=_READER_CPUS,
+            reader_cpus=READER_CPUS,
             gpu=self.config.gpu,
             stage="embed",
             output=self.output,
             report=report,
         ):
-            progress.add(record)
-        self._counts = {"encoded": progress.sentences - progress.reused, "reused": progress.reused}
+            stats = dict(record.stats)
+            reused, rejected = stats.pop(REUSED, 0), sum(stats["rejected"].values())
+            progress.add(replace(record, stats=stats), rejected=rejected, reused=reused)
+        reused = progress.counts["reused"]
+        self._counts = {"encoded": progress.sentences - reused, "reused": reused}
         return progress.complete()
 
     def summary(self, seconds: float, *, already_done: bool) -> Summary:
@@ -268,6 +275,7 @@ class EmbedJob:
             **self._counts,
             "without known words": totals.get("without_known_words", 0),
             "rejected": sum(totals.get("rejected", {}).values()),
+            "embedding": self.embedding,
             "precision": self.precision,
         }
         if "erased" in totals:
@@ -288,7 +296,7 @@ class EmbedJob:
         """Return the stored bytes (rows of a token set) a second that one worker embeds, measured on a few sentences."""
         from lstm_embed.model.encoder import SentenceEncoder
 
-        encoder = SentenceEncoder.load(self.model, precision=self.precision)
+        encoder = SentenceEncoder.load(self.model, precision=self.precision, embedding=self.embedding)
         read, ids = 0.0, None
         for unit in work.pending[:1]:
             if self.tokens:
@@ -305,90 +313,3 @@ class EmbedJob:
         started = time.monotonic()
         encoder.encode_ids(ids)
         return read / max(time.monotonic() - started, 1e-9)
-
-
-def pool_size(config: EmbedConfig, now: Mapping[str, float], ever: Mapping[str, float]) -> tuple[int, int]:
-    """Return the least and the most actors.
-
-    Args:
-        config: Of the job.
-        now: The cluster's resources.
-        ever: What an autoscaler may bring them to; empty without one.
-
-    Raises:
-        InputError: if that many actors would leave no CPU for reading, and the job would wait for ever.
-    """
-
-    def fit(resources: Mapping[str, float]) -> int:
-        places = resources.get("CPU", 0.0) - _READER_CPUS
-        return int(max(0.0, min(places, resources.get("GPU", 0.0)) if config.gpu else places))
-
-    low, high = workers_range(config.num_workers)
-    most = max(fit(now), fit(ever))
-    if most < max(low, 1):
-        has = f"{now.get('CPU', 0.0):g} CPUs" + (f" and {now.get('GPU', 0.0):g} GPUs" if config.gpu else "")
-        count, device = max(low, 1), "a CPU and a GPU" if config.gpu else "a CPU"
-        raise InputError(
-            f"{count} workers need {device} each, and reading {_READER_CPUS} CPU; the cluster has {has}; "
-            "use a smaller --num-workers or a larger cluster"
-        )
-    return (max(1, fit(now)),) * 2 if low == 0 else (low, high)
-
-
-class _Progress:
-    """Gathers the records of the parts as they are committed, and reports."""
-
-    def __init__(self, work: Work, unit_name: str, scale: float, report: Reporter) -> None:
-        self._work = work
-        self._unit, self._scale, self._report = unit_name, scale, report
-        self._sizes = {unit.number: unit.size for unit in work.pending}
-        self._gathered: dict[int, dict[int, PartRecord]] = {}
-        self._total = float(sum(unit.size for unit in work.units))
-        self._done = self._total - sum(self._sizes.values())
-        self._started = time.monotonic()
-        self._rejected = self._parts = 0
-        self.sentences = self.reused = 0
-        self._tell()
-
-    def add(self, record: PartRecord) -> None:
-        """Take the record of a part that was just committed."""
-        stats = dict(record.stats)
-        self.reused += stats.pop(REUSED, 0)
-        self.sentences += record.rows
-        self._rejected += sum(stats["rejected"].values())
-        self._parts += 1
-        parts = self._gathered.setdefault(
-            record.unit, {old.part: old for old in self._work.records.get(record.unit, [])}
-        )
-        parts[record.part] = replace(record, stats=stats)
-        if any(part.last and part.part + 1 == len(parts) for part in parts.values()):
-            self._done += self._sizes[record.unit]
-        self._tell()
-
-    def _tell(self) -> None:
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        self._report.progress(
-            "embed",
-            self._done / self._scale,
-            self._total / self._scale,
-            self._unit,
-            sentences=self.sentences,
-            sentences_per_second=self.sentences / seconds,
-            parts=self._parts,
-            rejected=self._rejected,
-            **({"reused": self.reused} if self.reused else {}),
-        )
-
-    def complete(self) -> dict[int, list[PartRecord]]:
-        """Return the records of the units that were pending.
-
-        Raises:
-            LstmEmbedError: if parts of them are missing.
-        """
-        new = {number: [parts[part] for part in sorted(parts)] for number, parts in self._gathered.items()}
-        missing = [
-            unit.number for unit in self._work.pending if not (new.get(unit.number) and new[unit.number][-1].last)
-        ]
-        if missing:
-            raise LstmEmbedError(f"units {missing[:5]} were not finished; run the same command again")
-        return new

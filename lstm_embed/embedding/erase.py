@@ -1,4 +1,4 @@
-"""Erasing articles from an output folder: token set or vectors.
+"""Erasing articles from an output folder: token set, vectors or decoded text.
 
 Just the parts that hold the articles are rewritten. From the first step to the last the folder says that it is unfinished:
 its manifest is kept aside as `erasing.json`, together with what is being erased, so that an erasure that was interrupted is
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from lstm_embed import storage
 from lstm_embed.corpus import token_set
 from lstm_embed.corpus.tasks import PARQUET, recounted
-from lstm_embed.embedding import vectors
+from lstm_embed.embedding import decode, vectors
 from lstm_embed.errors import InputError
 from lstm_embed.ledger import PartRecord, PartStore, fingerprint
 from lstm_embed.ledger.erased import ERASING, Erased, digest, read_lines, write_lines
@@ -43,7 +43,7 @@ def erase(output: str, article_ids: Sequence[str], report: Reporter = SILENT) ->
     """Remove articles from parts, quarantine excerpts and caches of a folder, and remember that they are gone.
 
     Args:
-        output: A token set or a folder of vectors; later runs into it leave these articles out.
+        output: A token set, a folder of vectors or of decoded text; later runs into it leave these articles out.
         article_ids: Ids of the articles as the folder's column `article_id` has them; none to finish an interrupted run.
         report: Told of the parts looked at.
 
@@ -85,11 +85,12 @@ def _settings(output: str) -> dict[str, Any]:
     if not storage.exists(storage.join(output, "job.json")):
         if not storage.exists(output):
             raise FileNotFoundError(f"no folder at {output}")
-        raise InputError(f"{output} is no output folder of embed or prepare: it has no job.json")
+        raise InputError(f"{output} is no output folder of prepare, embed or decode: it has no job.json")
     settings = dict(storage.read_json(path)["settings"])
-    if settings["kind"] not in (token_set.KIND, vectors.KIND):
+    if settings["kind"] not in (token_set.KIND, vectors.KIND, decode.KIND):
         raise InputError(
-            f"{output} holds {settings['kind'].replace('_', ' ')}; articles are erased from token sets and embeddings"
+            f"{output} holds {settings['kind'].replace('_', ' ')}; articles are erased from token sets, embeddings and "
+            "decoded text"
         )
     return settings
 
@@ -132,23 +133,24 @@ class _Parts:
         """Rewrite the parts that hold erased articles, also parts of units that left the plan; return what was found."""
         folder = storage.join(self._output, "parts")
         paths = [file.path for file in storage.list_files(folder) if parse_name(storage.name(file.path))]
-        found = {"parts": 0, "rows": 0, "articles": 0}
+        found = {"parts": 0, "rows": 0}
+        articles: set[str] = set()
         with ThreadPoolExecutor(_READERS) as pool:
             for number, (path, holds) in enumerate(zip(paths, pool.map(self._holds, paths), strict=True), 1):
                 if holds:
                     owner.check()
-                    rows, articles = self._rewrite(path)
+                    rows, ids = self._rewrite(path)
                     found["parts"] += 1
                     found["rows"] += rows
-                    found["articles"] += articles
+                    articles.update(ids)
                 report.progress("erase", number, len(paths), "parts", rewritten=found["parts"])
-        return found
+        return found | {"articles": len(articles)}
 
     def _holds(self, path: str) -> bool:
         return bool(self._erased.marks(_read(path, ["article_id"])["article_id"]).any())
 
-    def _rewrite(self, path: str) -> tuple[int, int]:
-        """Rewrite one part; return how many rows and articles are gone."""
+    def _rewrite(self, path: str) -> tuple[int, list[str]]:
+        """Rewrite one part; return how many rows are gone, and the ids of the articles."""
         record, table = read_record(path), _read(path)
         if record is None:
             raise _damaged(path, "its footer does not say what it is")
@@ -161,6 +163,8 @@ class _Parts:
         options = self._options(left)
         if self._settings["kind"] == token_set.KIND:
             stats = recounted(stats, left, self._settings["holdout_every"])
+        elif self._settings["kind"] == decode.KIND:
+            stats = decode.recounted(stats, left)
         elif "without_known_words" in stats:
             erased_vectors = vectors.to_matrix(gone["embedding"].combine_chunks())
             stats["without_known_words"] -= int((~np.any(erased_vectors, axis=1)).sum())
@@ -171,11 +175,13 @@ class _Parts:
             input_digest=hashlib.sha256("\n".join(secret).encode()).hexdigest(),
         )
         PartStore(self._output, record.fingerprint).write_table(new, left, **options)
-        return gone.num_rows, len(ids)
+        return gone.num_rows, ids
 
     def _options(self, table: pa.Table) -> dict[str, Any]:
         if self._settings["kind"] == token_set.KIND:
             return PARQUET
+        if self._settings["kind"] == decode.KIND:
+            return {}
         return vectors.parquet_options(table, self._settings["vectors"]["row_group_rows"])
 
 
@@ -195,6 +201,8 @@ def _damaged(path: str, why: str) -> InputError:
 
 def _clean_quarantine(output: str, settings: dict[str, Any], erased: Erased) -> int:
     """Remove the excerpts that may be of an erased article: all that do not begin with the id of another one."""
+    if settings["kind"] == decode.KIND:
+        return 0  # it reads vectors and rejects none
     source = settings.get("source", settings)
     other_article = _begins_with_id(source["text"]["id_column"])
     removed = 0

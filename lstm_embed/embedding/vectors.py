@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lstm_embed import storage
-from lstm_embed.errors import InputError
+from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger import PartRecord, PartStore, provenance
 from lstm_embed.ledger.sealed import read_manifest
 
@@ -101,6 +101,18 @@ def read_about(path: str) -> dict[str, Any]:
         return dict(json.loads((pq.read_metadata(file).metadata or {})[_METADATA_KEY]))
 
 
+def refuse_earlier(path: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder of vectors that version 0.1 wrote: it does not say what they consist of.
+
+    Raises:
+        InputError: with the version that reads it.
+    """
+    if settings.get("kind") == KIND and "embedding" not in settings:
+        raise InputError(
+            f"{path} holds vectors made by lstm_embed 0.1; read it with that version, or embed again into another folder"
+        )
+
+
 class Embeddings:
     """A finished folder of vectors.
 
@@ -109,13 +121,16 @@ class Embeddings:
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        InputError: if it is unfinished or of another kind.
+        InputError: if it is unfinished, of another kind, or of version 0.1.
     """
 
     def __init__(self, path: str) -> None:
         self.path = storage.resolve(path)
         self.manifest = read_manifest(self.path, kind=KIND)
+        refuse_earlier(self.path, self.manifest["settings"])
         self.model_fingerprint: str = self.manifest["model"]
+        self.embedding: str = self.manifest["settings"]["embedding"]
+        self.level: str = self.manifest["settings"]["vectors"]["level"]
         self.num_rows: int = self.manifest["rows"]
         self.part_paths = [storage.join(self.path, "parts", part["name"]) for part in self.manifest["parts"]]
 
@@ -123,6 +138,47 @@ class Embeddings:
     def dimension(self) -> int:
         """Dimension of a vector; 0 if there is none."""
         return int(read_about(self.part_paths[0])["dimension"]) if self.part_paths else 0
+
+    def model_path(self, model: str = "") -> str:
+        """Return the folder of the model that made the vectors.
+
+        Args:
+            model: Where the user says it is; empty for where embed found it.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            InputError: if something else is.
+        """
+        from lstm_embed.model.folder import open_model
+
+        path = storage.resolve(model or self._recorded_model())
+        try:
+            fingerprint = open_model(path)["fingerprint"]
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"the model that made {self.path} is not at {path}; name its folder (--model)"
+            ) from None
+        if fingerprint != self.model_fingerprint:
+            raise FingerprintMismatch(
+                f"{self.path} was made with the model {self.model_fingerprint[:8]}, {path} is the model {fingerprint[:8]}; "
+                "give the model that made the vectors (--model), or embed again"
+            )
+        return path
+
+    def _recorded_model(self) -> str:
+        try:
+            return str(storage.read_json(storage.join(self.path, "job.json"))["config"]["model"])
+        except (FileNotFoundError, KeyError, TypeError, ValueError):
+            raise InputError(
+                f"{self.path} does not say where its model is; name the model's folder (--model)"
+            ) from None
+
+    def encoder(self, model: str = "") -> SentenceEncoder:
+        """Load the model that made the vectors, with their embedding; see `model_path`."""
+        path = self.model_path(model)
+        from lstm_embed.model.encoder import SentenceEncoder
+
+        return SentenceEncoder.load(path, embedding=self.embedding)
 
     def batches(self, columns: Sequence[str], rows: int = 8192) -> Iterator[tuple[pa.Table, Matrix]]:
         """Yield the rows in order: the asked columns that there are, and the vectors of shape (n, d)."""
@@ -139,7 +195,25 @@ def read_vectors(path: str, columns: Sequence[str], rows: int = 8192) -> Iterato
             for batch in file.iter_batches(rows, columns=[*wanted, "embedding"]):
                 yield pa.table(batch).select(wanted), to_matrix(batch.column("embedding"))
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path} is damaged ({error}); run embed again") from None
+            raise _damaged(path, error) from None
+
+
+def read_slice(path: str, first: int, rows: int) -> pa.Table:
+    """Return some rows of one part with all their columns; only the row groups that hold them are read."""
+    with storage.open_input(path) as source:
+        try:
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            ends = np.cumsum(sizes, dtype=np.int64)
+            wanted = np.flatnonzero((ends > first) & (ends - sizes < first + rows))
+            begin = int(ends[wanted[0]] - sizes[wanted[0]]) if len(wanted) else first
+            return file.read_row_groups(wanted.tolist(), use_threads=False).slice(first - begin, rows)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, error) from None
+
+
+def _damaged(path: str, error: Exception) -> InputError:
+    return InputError(f"{path} is damaged ({error}); run embed again")
 
 
 def to_matrix(column: pa.FixedSizeListArray) -> Matrix:

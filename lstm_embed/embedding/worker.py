@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from lstm_embed.errors import FingerprintMismatch
 from lstm_embed.ledger import PartRecord, PartStore
 from lstm_embed.ledger.parts import read_record
 
+if TYPE_CHECKING:
+    from lstm_embed.model.encoder import SentenceEncoder
+
 REUSED = "reused"
 """In the stats of a record on its way to the driver: rows whose vectors were copied. Not part of what is committed."""
 
@@ -30,6 +33,7 @@ class EmbedChunk:
     Args:
         model: Model folder.
         model_fingerprint: Of the model the driver saw there.
+        embedding: What the vectors consist of.
         store: Where the parts go.
         format: How they are written.
         precision: Of the model's arithmetic, as the driver resolved it.
@@ -43,6 +47,7 @@ class EmbedChunk:
         *,
         model: str,
         model_fingerprint: str,
+        embedding: str,
         store: PartStore,
         format: VectorFormat,
         precision: str,
@@ -50,37 +55,27 @@ class EmbedChunk:
         batch_tokens: int,
         reuse: Reuse | None,
     ) -> None:
-        from lstm_embed.model.encoder import SentenceEncoder
-
-        self._one_thread = not gpu
-        self._set_threads()
-        self._encoder = SentenceEncoder.load(model, device="cuda" if gpu else "cpu", precision=precision)
-        if self._encoder.fingerprint != model_fingerprint:
-            raise FingerprintMismatch(
-                f"{model} is the model {self._encoder.fingerprint[:8]} now and was {model_fingerprint[:8]} when the job "
-                "began; run the job again when the model is at rest"
-            )
+        self._gpu = gpu
+        self._encoder = open_model(model, model_fingerprint, embedding, gpu=gpu, precision=precision)
         self._store = store
         self._format = format
         self._batch_tokens = batch_tokens * (16 if gpu else 1)
         self._earlier = EarlierVectors(reuse, self._encoder.embedding_dimension) if reuse else None
-        self._about = {"model": model_fingerprint, "precision": precision, "made_with": made_with()}
+        self._about = {
+            "model": model_fingerprint,
+            "embedding": embedding,
+            "precision": precision,
+            "made_with": made_with(),
+        }
         self._encoding, self._copying = threading.Lock(), threading.Lock()
-
-    def _set_threads(self) -> None:
-        """Let a thread of this actor compute alone: two that wait for each other at every step are slower than one."""
-        if self._one_thread:
-            import torch
-
-            torch.set_num_threads(1)
 
     def __call__(self, record: PartRecord, table: pa.Table) -> PartRecord:
         """Embed a chunk, commit it and return the record of the part as written.
 
         A part that is there already is left as it is: it was committed out of turn, or by this actor before it was killed.
         """
-        if committed := self._committed(record):
-            return committed
+        if found := committed(self._store, record):
+            return found
         rows, vectors, num_copied = self._vectors(table)
         known: npt.NDArray[np.bool_] = np.any(vectors, axis=1)
         stats = {**record.stats, "without_known_words": int((~known).sum())}
@@ -89,14 +84,6 @@ class EmbedChunk:
         written = replace(record, rows=rows.num_rows, stats=stats)
         write_vectors(self._store, written, rows.drop_columns(["article"]), vectors, self._format, self._about)
         return replace(written, stats={**stats, REUSED: num_copied})
-
-    def _committed(self, record: PartRecord) -> PartRecord | None:
-        try:
-            found = read_record(self._store.path(record.unit, record.part))
-        except FileNotFoundError:
-            return None
-        same = found and (found.fingerprint, found.input_digest) == (record.fingerprint, record.input_digest)
-        return found if same else None
 
     def _vectors(self, table: pa.Table) -> tuple[pa.Table, Matrix, int]:
         """Return the rows of a part with their vectors, and how many of these were copied."""
@@ -129,8 +116,47 @@ class EmbedChunk:
     def _encoded(self, ids: pa.ListArray) -> Matrix:
         """Return the vectors the model gives to lists of ids."""
         with self._encoding:
-            self._set_threads()
+            if not self._gpu:
+                compute_alone()
             return self._encoder.encode_ids(ids, batch_tokens=self._batch_tokens)
+
+
+def open_model(
+    path: str, fingerprint: str, embedding: str, *, gpu: bool = False, precision: str = "fp32"
+) -> SentenceEncoder:
+    """Load the model that the driver saw.
+
+    Raises:
+        FingerprintMismatch: if another one is there now.
+    """
+    from lstm_embed.model.encoder import SentenceEncoder
+
+    if not gpu:
+        compute_alone()
+    encoder = SentenceEncoder.load(path, "cuda" if gpu else "cpu", precision, embedding)
+    if encoder.fingerprint != fingerprint:
+        raise FingerprintMismatch(
+            f"{path} is the model {encoder.fingerprint[:8]} now and was {fingerprint[:8]} when the job began; run the job "
+            "again when the model is at rest"
+        )
+    return encoder
+
+
+def compute_alone() -> None:
+    """Let this thread of an actor compute alone: two that wait for each other at every step are slower than one."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def committed(store: PartStore, record: PartRecord) -> PartRecord | None:
+    """Return the record of a part as it was committed before, None if it was not, or of something else."""
+    try:
+        found = read_record(store.path(record.unit, record.part))
+    except FileNotFoundError:
+        return None
+    same = found and (found.fingerprint, found.input_digest) == (record.fingerprint, record.input_digest)
+    return found if same else None
 
 
 def article_rows(table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:

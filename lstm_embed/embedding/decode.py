@@ -1,0 +1,283 @@
+"""Vectors back to text: parts of vectors in, parts with what each row says out.
+
+A reading task cuts each part of vectors into chunks and only says where they lie; the actor that holds the model reads a
+chunk's vectors, decodes them and commits the part itself, so that vectors never pass through the object store. Vectors give
+their sentences back: they, and what is written here, are to be guarded like the text.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lstm_embed import storage
+from lstm_embed.distribute import run_chunks
+from lstm_embed.embedding.config import DecodeConfig
+from lstm_embed.embedding.pool import READER_CPUS, PartProgress, find_workers, pool_needs
+from lstm_embed.embedding.vectors import Embeddings, Matrix, read_slice, to_matrix
+from lstm_embed.embedding.worker import committed, compute_alone, open_model
+from lstm_embed.errors import FingerprintMismatch, InputError
+from lstm_embed.ledger import Ledger, PartRecord, PartStore, Span, Unit, Work
+from lstm_embed.ledger.erased import Erased
+from lstm_embed.ledger.parts import read_record
+from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.ledger.units import read_plan
+from lstm_embed.preflight import Needs
+from lstm_embed.progress import SILENT, Reporter, Summary
+
+if TYPE_CHECKING:
+    from lstm_embed.model.encoder import SentenceEncoder
+
+KIND = "decoded_text"
+FORMAT = 1
+"""Version of the parts' content; raised by hand when the same vectors and model would give other rows."""
+_SAMPLE_ROWS = 64
+_SHOWN_COLUMNS = ("article_id", "title", "sentence", "text")
+
+
+@dataclass(frozen=True)
+class DecodedRow:
+    """One row of a folder of embeddings, read back."""
+
+    row: dict[str, Any]
+    """What the vector was stored with."""
+    text: str
+    """What the vector says."""
+    proven: bool
+    """Whether that, encoded again, is this vector."""
+
+
+def decode(config: DecodeConfig, report: Reporter = SILENT) -> Summary:
+    """Decode a folder of vectors, or what is new of it; Ray must be running unless nothing is left to do.
+
+    Raises:
+        FileNotFoundError: if there are no such vectors or their model is gone.
+        InputError: if vectors, model and output folder do not go together.
+        OutputBusy: if another job writes the folder.
+    """
+    job = DecodeJob(config)
+    work = job.compare()
+    return job.summary(0.0, already_done=True) if work.finished else job.run(work, report)
+
+
+def decode_first(config: DecodeConfig) -> Iterator[DecodedRow]:
+    """Decode the first `limit` rows here, without Ray, and write nothing; see `decode`."""
+    embeddings, model = _open(config)
+    encoder = embeddings.encoder(model)
+    left = config.limit
+    for rows, vectors in embeddings.batches(_SHOWN_COLUMNS, _SAMPLE_ROWS):
+        texts, proven = _decoded(encoder, vectors[:left], embeddings.level)
+        yield from map(DecodedRow, rows.to_pylist(), texts, proven.tolist())
+        left -= len(texts)
+        if not left:
+            return
+
+
+def _open(config: DecodeConfig) -> tuple[Embeddings, str]:
+    """Return the vectors and the path of their model.
+
+    Raises:
+        FileNotFoundError: if one of them is not there.
+        InputError: if the model is another one, or these vectors say nothing of words.
+    """
+    embeddings = Embeddings(config.embeddings)
+    model = embeddings.model_path(config.model)
+    recipe = storage.read_json(storage.join(model, "config.json"))["model"]["recipe"]
+    if embeddings.embedding == "order" and recipe != "original":
+        raise InputError(
+            f"{embeddings.path} holds the embedding order, which says in which order words stand but not which; embed with "
+            "--embedding joined or exact to decode"
+        )
+    return embeddings, model
+
+
+def _vectors(rows: pa.Table) -> Matrix:
+    return to_matrix(rows["embedding"].combine_chunks())
+
+
+def _decoded(encoder: SentenceEncoder, vectors: Matrix, level: str) -> tuple[list[str], npt.NDArray[np.bool_]]:
+    """Return what vectors say and whether that is proven, which for means of vectors it never is."""
+    found = encoder.decode(vectors)
+    return [one.text for one in found], np.array([one.proven and level != "article" for one in found], np.bool_)
+
+
+class DecodeJob:
+    """One call of `decode`: its books, its model and its input."""
+
+    def __init__(self, config: DecodeConfig) -> None:
+        self.config = config
+        self.output = storage.resolve(config.output)
+        self.embeddings, self.model = _open(config)
+        settings = {
+            "content_format": FORMAT,
+            "model": self.embeddings.model_fingerprint,
+            "embedding": self.embeddings.embedding,
+            "part_rows": config.part_rows,
+        }
+        self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config))
+
+    @property
+    def size_unit(self) -> tuple[str, float]:
+        """Name of what units are measured in, and how many of their sizes make one of it."""
+        return "rows", 1.0
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs of the nodes."""
+        return pool_needs(self.config.num_workers, gpu=False, output=self.output, model=self.model)
+
+    def compare(self) -> Work:
+        """Tell what is left to do.
+
+        Raises:
+            FingerprintMismatch: if the folder was made with other settings, or from another folder of vectors.
+        """
+        files = [
+            storage.FileInfo(path, part["rows"], f"{part['fingerprint']}-{part['input_digest']}")
+            for path, part in zip(self.embeddings.part_paths, self.embeddings.manifest["parts"], strict=True)
+        ]
+        work = self.ledger.compare(files, lambda new: [(Span.whole(file),) for file in new], prune=True)
+        planned, _ = read_plan(self.output)
+        sources = {storage.parent(storage.parent(unit.spans[0].path)) for unit in planned.values()}
+        if others := sources - {self.embeddings.path}:
+            raise FingerprintMismatch(
+                f"{self.output} was decoded from {min(others)}, and --embeddings is {self.embeddings.path}; choose another "
+                "output folder"
+            )
+        return work
+
+    def run(self, work: Work, report: Reporter = SILENT) -> Summary:
+        """Do what `compare` found to be left."""
+        started = time.monotonic()
+        workers = find_workers(self.config.num_workers, gpu=False, report=report)
+        with self.ledger.writing(work) as owner:
+            work = self.ledger.remaining(work)
+            actor = functools.partial(
+                DecodeChunk,
+                model=self.model,
+                model_fingerprint=self.embeddings.model_fingerprint,
+                embedding=self.embeddings.embedding,
+                level=self.embeddings.level,
+                store=self.ledger.store,
+                erased=Erased.load(self.output),
+            )
+            progress = PartProgress("decode", work, *self.size_unit, report)
+            for record in run_chunks(
+                work.pending,
+                CutPart(self.ledger.store, self.config.part_rows),
+                actor,
+                workers=workers,
+                reader_cpus=READER_CPUS,
+                gpu=False,
+                stage="decode",
+                output=self.output,
+                report=report,
+            ):
+                progress.add(record, proven=record.stats["proven"])
+            owner.check()
+            extra = {"model": self.embeddings.model_fingerprint}
+            self.ledger.finish(work, progress.complete(), max_bad_fraction=1.0, extra=extra)
+        return self.summary(time.monotonic() - started, already_done=False)
+
+    def summary(self, seconds: float, *, already_done: bool) -> Summary:
+        """Return what the finished folder holds."""
+        manifest = read_manifest(self.output, kind=KIND)
+        proven = manifest["totals"].get("proven", 0)
+        return Summary(
+            stage="decode",
+            output=self.output,
+            rows=manifest["rows"],
+            row_name="rows",
+            seconds=seconds,
+            already_done=already_done,
+            facts={
+                "proven": proven,
+                "share proven": round(proven / max(manifest["rows"], 1), 4),
+                "embedding": self.embeddings.embedding,
+            },
+        )
+
+    def sample_rate(self, work: Work) -> float:
+        """Return the rows a second that one worker decodes, measured on a few of them."""
+        encoder = self.embeddings.encoder(self.model)
+        for unit in work.pending[:1]:
+            vectors = _vectors(read_slice(unit.spans[0].path, 0, _SAMPLE_ROWS))
+            encoder.decode(vectors[:1])  # what is made ready once
+            started = time.monotonic()
+            encoder.decode(vectors)
+            return len(vectors) / max(time.monotonic() - started, 1e-9)
+        return 0.0
+
+
+@dataclass(frozen=True)
+class CutPart:
+    """Cuts a part of vectors into chunks. Small and picklable."""
+
+    store: PartStore
+    part_rows: int
+
+    def __call__(self, unit: Unit) -> Iterator[tuple[PartRecord, pa.Table]]:
+        """Yield where the chunks of the unit lie, from the first one that is not committed yet.
+
+        Raises:
+            InputError: if the part is not what it was when the job began.
+        """
+        span = unit.spans[0]
+        made = read_record(span.path)
+        if made is None or f"{made.fingerprint}-{made.input_digest}" != span.stamp:
+            raise InputError(f"{span.path} changed while the job ran; run the command again when it is at rest")
+        for number, first in enumerate(range(0, max(made.rows, 1), self.part_rows)):
+            if number >= unit.committed:
+                rows = min(self.part_rows, made.rows - first)
+                last = first + rows == made.rows
+                record = self.store.record(unit.number, number, last=last, rows=rows, input_digest=span.stamp)
+                yield record, pa.table({"path": [span.path], "first": [first]})
+
+
+class DecodeChunk:
+    """An actor that holds the model, decodes chunks and commits them as parts.
+
+    Args:
+        model: Model folder.
+        model_fingerprint: Of the model the driver saw there.
+        embedding: What the vectors consist of.
+        level: What has a vector.
+        store: Where the parts go.
+        erased: Articles that are left out.
+    """
+
+    def __init__(
+        self, *, model: str, model_fingerprint: str, embedding: str, level: str, store: PartStore, erased: Erased
+    ) -> None:
+        self._encoder = open_model(model, model_fingerprint, embedding)
+        self._level, self._store, self._erased = level, store, erased
+        self._decoding = threading.Lock()
+
+    def __call__(self, record: PartRecord, table: pa.Table) -> PartRecord:
+        """Decode a chunk, commit it and return the record of the part as written; one that is there is left as it is."""
+        if found := committed(self._store, record):
+            return found
+        rows = read_slice(table["path"][0].as_py(), table["first"][0].as_py(), record.rows)
+        rows = rows.filter(pa.array(~self._erased.marks(rows["article_id"])))
+        with self._decoding:
+            compute_alone()
+            texts, proven = _decoded(self._encoder, _vectors(rows), self._level)
+        stats = {"records": record.rows, "proven": int(proven.sum()), "rejected": {}}
+        written = replace(record, rows=rows.num_rows, stats=stats)
+        rows = rows.drop_columns(["embedding"]).replace_schema_metadata(None)
+        rows = rows.append_column("decoded", pa.array(texts, pa.string())).append_column("proven", pa.array(proven))
+        self._store.write_table(written, rows)
+        return written
+
+
+def recounted(stats: dict[str, Any], left: pa.Table) -> dict[str, Any]:
+    """Return the stats of a part of which only some rows are left."""
+    return {**stats, "proven": int(left["proven"].to_numpy().sum())}

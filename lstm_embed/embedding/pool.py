@@ -1,0 +1,128 @@
+"""How many actors a job gets, and how far their parts are."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from lstm_embed.embedding.config import workers_range
+from lstm_embed.errors import InputError, LstmEmbedError
+from lstm_embed.ledger import PartRecord, Work
+from lstm_embed.preflight import Needs
+from lstm_embed.progress import Reporter
+
+READER_CPUS = 0.5
+"""CPUs of a task that reads units for the actors."""
+
+
+def pool_needs(num_workers: str, *, gpu: bool, output: str, model: str) -> Needs:
+    """Return what the least number of actors and one reader need of the nodes."""
+    least = max(1, workers_range(num_workers)[0])
+    worker = {"CPU": 1.0, "GPU": float(gpu)}
+    return Needs(output=output, inputs=(model,), bundles=(*([worker] * least), {"CPU": READER_CPUS}))
+
+
+def find_workers(num_workers: str, *, gpu: bool, report: Reporter) -> tuple[int, int]:
+    """Return the least and the most actors on this cluster; refuse a number that would leave nothing for reading."""
+    import ray
+
+    ever = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    workers = pool_size(num_workers, gpu, ray.cluster_resources(), ever)
+    free = ray.available_resources().get("CPU", 0.0)
+    if free < workers[0] + READER_CPUS:
+        report.note(f"other jobs leave {free:g} CPUs of this cluster; {workers[0]} workers wait for theirs")
+    return workers
+
+
+def pool_size(num_workers: str, gpu: bool, now: Mapping[str, float], ever: Mapping[str, float]) -> tuple[int, int]:
+    """Return the least and the most actors.
+
+    Args:
+        num_workers: As the user gave it.
+        gpu: Whether each has a GPU.
+        now: The cluster's resources.
+        ever: What an autoscaler may bring them to; empty without one.
+
+    Raises:
+        InputError: if that many actors would leave no CPU for reading, and the job would wait for ever.
+    """
+
+    def fit(resources: Mapping[str, float]) -> int:
+        places = resources.get("CPU", 0.0) - READER_CPUS
+        return int(max(0.0, min(places, resources.get("GPU", 0.0)) if gpu else places))
+
+    low, high = workers_range(num_workers)
+    most = max(fit(now), fit(ever))
+    if most < max(low, 1):
+        has = f"{now.get('CPU', 0.0):g} CPUs" + (f" and {now.get('GPU', 0.0):g} GPUs" if gpu else "")
+        count, device = max(low, 1), "a CPU and a GPU" if gpu else "a CPU"
+        raise InputError(
+            f"{count} workers need {device} each, and reading {READER_CPUS} CPU; the cluster has {has}; "
+            "use a smaller --num-workers or a larger cluster"
+        )
+    return (max(1, fit(now)),) * 2 if low == 0 else (low, high)
+
+
+class PartProgress:
+    """Gathers the records of the parts as they are committed, and reports.
+
+    Args:
+        stage: Name of the stage.
+        work: What is left to do.
+        unit_name: Name of what units are measured in.
+        scale: How many of their sizes make one of it.
+        report: Told at every part.
+    """
+
+    def __init__(self, stage: str, work: Work, unit_name: str, scale: float, report: Reporter) -> None:
+        self._stage, self._work = stage, work
+        self._unit, self._scale, self._report = unit_name, scale, report
+        self._sizes = {unit.number: unit.size for unit in work.pending}
+        self._gathered: dict[int, dict[int, PartRecord]] = {}
+        self._total = float(sum(unit.size for unit in work.units))
+        self._done = self._total - sum(self._sizes.values())
+        self._started = time.monotonic()
+        self._parts = self.sentences = 0
+        self.counts: Counter[str] = Counter()
+        self._tell()
+
+    def add(self, record: PartRecord, **counts: int) -> None:
+        """Take the record of a part that was just committed; the counts are added up and shown."""
+        self.counts.update(counts)
+        self.sentences += record.rows
+        self._parts += 1
+        parts = self._gathered.setdefault(
+            record.unit, {old.part: old for old in self._work.records.get(record.unit, [])}
+        )
+        parts[record.part] = record
+        if any(part.last and part.part + 1 == len(parts) for part in parts.values()):
+            self._done += self._sizes[record.unit]
+        self._tell()
+
+    def _tell(self) -> None:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        self._report.progress(
+            self._stage,
+            self._done / self._scale,
+            self._total / self._scale,
+            self._unit,
+            sentences=self.sentences,
+            sentences_per_second=self.sentences / seconds,
+            parts=self._parts,
+            **{name: count for name, count in self.counts.items() if count},
+        )
+
+    def complete(self) -> dict[int, list[PartRecord]]:
+        """Return the records of the units that were pending.
+
+        Raises:
+            LstmEmbedError: if parts of them are missing.
+        """
+        new = {number: [parts[part] for part in sorted(parts)] for number, parts in self._gathered.items()}
+        missing = [
+            unit.number for unit in self._work.pending if not (new.get(unit.number) and new[unit.number][-1].last)
+        ]
+        if missing:
+            raise LstmEmbedError(f"units {missing[:5]} were not finished; run the same command again")
+        return new
