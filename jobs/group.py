@@ -1,7 +1,8 @@
-"""Group the sentences of embedding parts by meaning; say of each group its size, typical words and nearest sentences.
+"""Group the sentences of embedding parts by meaning; say of each group its size, words and nearest sentences.
 
 The same command again continues where it stopped. Parts with a group for each row lie under parts/, what is typical of each
-group in clusters.jsonl, pairs of near duplicates (--near-duplicates 0.95) under pairs/.
+group in clusters.jsonl, where its words are those its centre decodes to, and pairs of near duplicates
+(--near-duplicates 0.95) under pairs/.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def run(config: Config) -> Summary:
 
 
 def print_groups(output: str, number: int) -> None:
-    """Print the largest groups: size, typical words and the sentence nearest to the centre."""
+    """Print the largest groups: size, words and the sentence nearest to the centre."""
     from lstm_embed import storage
 
     groups = [json.loads(line) for line in storage.read_bytes(storage.join(output, "clusters.jsonl")).splitlines()]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from embedding_help import (
+    WORDS,
     all_files,
     change,
     embed_here,
@@ -22,10 +23,8 @@ from embedding_help import (
 )
 
 from lstm_embed import storage
-from lstm_embed.corpus.text import tokenize
 from lstm_embed.embedding import duplicates as duplicates_module
 from lstm_embed.embedding import group as group_module
-from lstm_embed.embedding import typical_words
 from lstm_embed.embedding.config import EmbedConfig, GroupConfig
 from lstm_embed.embedding.duplicates import list_near_duplicates
 from lstm_embed.embedding.group import GroupJob, assign, draw_rows, fit, group, read_centres
@@ -35,7 +34,6 @@ from lstm_embed.ledger import PartRecord, PartStore, Unit
 
 pytest.importorskip("sklearn")
 TOPICS = 4
-TOPIC_WORDS = ["tea pot cup", "star moon sky", "goal ball team", "bread oven flour"]
 
 
 def run_units_here(units: Sequence[Unit], function: Any, **_: Any) -> Iterator[list[PartRecord]]:
@@ -62,7 +60,7 @@ def write_topics(path: Path, parts: int = 3, rows: int = 60) -> tuple[Embeddings
         vectors = (centres[topic] + 0.1 * rng.normal(size=(rows, 8))) * rng.uniform(0.5, 5, (rows, 1))
         zero = rng.random(rows) < 0.1
         vectors[zero] = 0
-        texts = [" ".join([*rng.choice(TOPIC_WORDS[t].split(), 3), "the", "of"]) for t in topic]
+        texts = [f"text of topic {t}" for t in topic]
         table = pa.table(
             {
                 "article_id": [f"{number}-{row}" for row in range(rows)],
@@ -81,7 +79,7 @@ def write_topics(path: Path, parts: int = 3, rows: int = 60) -> tuple[Embeddings
         "kind": KIND,
         "fingerprint": "e",
         "model": "m",
-        "settings": {"source": {"text": {"profile": "default"}}},
+        "settings": {"kind": KIND, "embedding": "joined", "vectors": {"level": "sentence"}},
         "rows": parts * rows,
         "parts": entries,
     }
@@ -118,7 +116,7 @@ def test_topics_are_found_and_every_row_has_its_group(config: GroupConfig, here:
     for line in clusters_of(config.output):
         topic = next(t for t, cluster in name_of.items() if cluster == line["cluster"])
         assert line["size"] == counts[topic]
-        assert set(line["words"]) == set(TOPIC_WORDS[topic].split())
+        assert line["words"] == []
         assert len(line["nearest"]) == 2
         assert all(hit["title"] == f"topic {topic}" and hit["text"] for hit in line["nearest"])
     assert summary.facts["groups"] == TOPICS
@@ -145,7 +143,7 @@ def test_the_same_seed_gives_the_same_bytes_and_a_finished_job_writes_nothing(
     config: GroupConfig, here: None, tmp_path: Path
 ) -> None:
     group(config)
-    group(change_group(config, output=str(tmp_path / "again")))
+    group(change(config, output=str(tmp_path / "again")))
     assert part_bytes(config.output) == part_bytes(tmp_path / "again")
     assert clusters_of(config.output) == clusters_of(str(tmp_path / "again"))
     before = all_files(config.output)
@@ -153,23 +151,17 @@ def test_the_same_seed_gives_the_same_bytes_and_a_finished_job_writes_nothing(
     assert all_files(config.output) == before
 
 
-def change_group(config: GroupConfig, **fields: Any) -> GroupConfig:
-    import dataclasses
-
-    return dataclasses.replace(config, **fields)
-
-
 def test_a_job_that_dies_is_continued(
     config: GroupConfig, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = change_group(config, output=str(tmp_path / "whole"), near_duplicates=0.9)
+    whole = change(config, output=str(tmp_path / "whole"), near_duplicates=0.9)
     group(whole)
 
     def dying(units: Sequence[Unit], function: Any, **more: Any) -> Iterator[list[PartRecord]]:
         yield from run_units_here(units[:1], function)
         raise RuntimeError("died")
 
-    died = change_group(whole, output=config.output)
+    died = change(whole, output=config.output)
     with monkeypatch.context() as patch:
         patch.setattr(group_module, "run_units", dying)
         for _ in range(2):
@@ -186,7 +178,7 @@ def test_a_job_that_dies_is_continued(
 def test_other_vectors_or_settings_are_refused(config: GroupConfig, here: None, tmp_path: Path) -> None:
     group(config)
     with pytest.raises(FingerprintMismatch, match="clusters was 4 and is now 3"):
-        GroupJob(change_group(config, clusters=3)).compare()
+        GroupJob(change(config, clusters=3)).compare()
     manifest = storage.read_json(f"{config.embeddings}/manifest.json")
     storage.write_json(f"{config.embeddings}/manifest.json", {**manifest, "fingerprint": "changed"})
     with pytest.raises(FingerprintMismatch, match="embeddings was"):
@@ -195,13 +187,13 @@ def test_other_vectors_or_settings_are_refused(config: GroupConfig, here: None, 
 
 def test_too_few_vectors_are_refused(config: GroupConfig, here: None, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"too few for 1000 groups \(--clusters\)"):
-        GroupJob(change_group(config, clusters=1000))
+        GroupJob(change(config, clusters=1000))
     with pytest.raises(InputError, match="not zero; that is too few for 180 groups"):
-        fit(Embeddings(config.embeddings), change_group(config, clusters=180))
+        fit(Embeddings(config.embeddings), change(config, clusters=180))
     with pytest.raises(ValueError, match="--clusters"):
-        change_group(config, clusters=1)
+        change(config, clusters=1)
     with pytest.raises(ValueError, match="--near-duplicates"):
-        change_group(config, near_duplicates=1.5)
+        change(config, near_duplicates=1.5)
 
 
 def test_rows_are_drawn_once_a_round_and_mixed(config: GroupConfig) -> None:
@@ -216,36 +208,6 @@ def test_rows_are_drawn_once_a_round_and_mixed(config: GroupConfig) -> None:
     assert len(np.unique(rows, axis=0)) == total
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
     assert all(len(batch) == 50 for batch in first_round[:-1])
-
-
-def test_typical_words_score_as_the_formula_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(typical_words, "_MERGE_ROWS", 5)
-    rng = np.random.default_rng(1)
-    words = [f"w{n}x" for n in range(30)]
-    store = PartStore(str(tmp_path), "f")
-    counts: Counter[tuple[int, str]] = Counter()
-    paths = []
-    for number in range(4):
-        counter = typical_words.Counter("default")
-        for _ in range(2):
-            texts = [" ".join(rng.choice(words, rng.integers(0, 9))) for _ in range(20)]
-            cluster = rng.integers(-1, 3, 20).astype(np.int32)
-            counter.add(pa.chunked_array([texts]), cluster)
-            for text, c in zip(tokenize(texts).to_pylist(), cluster.tolist(), strict=True):
-                counts.update((c, word) for word in text if c >= 0)
-        record = store.record(number, 0, last=True, rows=0, input_digest="")
-        counter.write(store, record)
-        paths.append(store.path(number, 0))
-    in_group = Counter[int]()
-    in_all = Counter[str]()
-    for (cluster, word), count in counts.items():
-        in_group[cluster] += count
-        in_all[word] += count
-    mean = sum(in_group.values()) / 4  # of four groups, one of which has no words
-    scores = {key: count / in_group[key[0]] * np.log(1 + mean / in_all[key[1]]) for key, count in counts.items()}
-    for cluster, found in enumerate(typical_words.merge(paths, 4, 5)):
-        wanted = sorted(((-score, word) for (c, word), score in scores.items() if c == cluster))[:5]
-        np.testing.assert_allclose([scores[cluster, word] for word in found], [-score for score, _ in wanted])
 
 
 @pytest.mark.parametrize("threshold", [0.8, 0.97, 1.0])
@@ -325,6 +287,90 @@ def test_what_embed_writes_can_be_grouped(settings: dict[str, Any], here: None, 
     lines = clusters_of(config.output)
     assert sum(line["size"] for line in lines) + summary.facts["without group (no known word)"] == summary.rows
     assert summary.rows == len(read_rows(embeddings.output))
-    has_text = not settings
-    assert all(bool(line["words"]) == (has_text and line["size"] > 0) for line in lines)
+    assert all(bool(line["words"]) == (line["size"] > 0) for line in lines)
     assert all(line["nearest"] for line in lines if line["size"])
+
+
+# Words
+
+
+TOPIC_WORDS = [WORDS[20:40], WORDS[60:80], WORDS[100:120]]
+
+
+@pytest.fixture
+def topics(tmp_path: Path) -> EmbedConfig:
+    """Embed articles each of which has words of one topic alone."""
+    rng = np.random.default_rng(0)
+    articles = [
+        {"id": str(n), "text": ". ".join(" ".join(rng.choice(TOPIC_WORDS[n % 3], 12)).capitalize() for _ in range(4))}
+        for n in range(30)
+    ]
+    embeddings = EmbedConfig(
+        model=save_model(tmp_path / "model"),
+        input=(write_articles(tmp_path / "in.jsonl", articles),),
+        output=str(tmp_path / "embeddings"),
+    )
+    embed_here(embeddings)
+    return embeddings
+
+
+class Notes:
+    """Keeps what a job says."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def progress(self, stage: str, done: float, total: float, unit: str, **counters: float) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.mark.parametrize("settings", [{}, {"embedding": "meaning"}, {"level": "article", "embedding": "exact"}])
+def test_the_words_of_a_group_are_those_of_its_topic(
+    topics: EmbedConfig, settings: dict[str, Any], here: None, tmp_path: Path
+) -> None:
+    embeddings = change(topics, **settings, output=str(tmp_path / "other"))
+    embed_here(embeddings)
+    notes = Notes()
+    group(GroupConfig(embeddings=embeddings.output, output=str(tmp_path / "out"), clusters=3, words=6), notes)
+    assert not notes.notes
+    lines = clusters_of(str(tmp_path / "out"))
+    found = [next(t for t, words in enumerate(TOPIC_WORDS) if line["words"][0] in words) for line in lines]
+    assert sorted(found) == [0, 1, 2]
+    for line, topic in zip(lines, found, strict=True):
+        assert len(line["words"]) <= 6
+        assert len(set(line["words"]) & set(TOPIC_WORDS[topic])) >= 4
+
+
+def test_without_its_model_a_group_has_no_words_and_the_model_can_be_named(
+    topics: EmbedConfig, here: None, tmp_path: Path
+) -> None:
+    (tmp_path / "model").rename(tmp_path / "moved")
+    config = GroupConfig(embeddings=topics.output, output=str(tmp_path / "out"), clusters=3)
+    notes = Notes()
+    group(config, notes)
+    assert len(notes.notes) == 1
+    assert f"is not at {tmp_path / 'model'}; name its folder (--model)" in notes.notes[0]
+    assert not any(line["words"] for line in clusters_of(config.output))
+    named = change(config, model=str(tmp_path / "moved"), output=str(tmp_path / "named"))
+    group(named)
+    assert all(line["words"] for line in clusters_of(named.output))
+    assert part_bytes(named.output) == part_bytes(config.output)
+    assert group(change(named, model="")).already_done
+
+
+def test_another_model_cannot_name_groups(topics: EmbedConfig, here: None, tmp_path: Path) -> None:
+    other = save_model(tmp_path / "other", seed=1)
+    with pytest.raises(FingerprintMismatch, match="was made with the model"):
+        GroupJob(GroupConfig(embeddings=topics.output, output=str(tmp_path / "out"), clusters=3, model=other))
+    with pytest.raises(FileNotFoundError, match=r"is not at .*nowhere"):
+        GroupJob(GroupConfig(embeddings=topics.output, output=str(tmp_path / "out"), clusters=3, model="nowhere"))
+
+
+def test_the_order_alone_has_no_words(topics: EmbedConfig, here: None, tmp_path: Path) -> None:
+    embeddings = change(topics, embedding="order", output=str(tmp_path / "order"))
+    embed_here(embeddings)
+    notes = Notes()
+    group(GroupConfig(embeddings=embeddings.output, output=str(tmp_path / "out"), clusters=3), notes)
+    assert notes.notes == ["the groups will have no words: the embedding order says nothing of words"]

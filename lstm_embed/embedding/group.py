@@ -1,8 +1,9 @@
 """Grouping sentences by meaning: parts of vectors in, parts with a group for each row out.
 
 Rows are scaled to length 1 and grouped by cosine (spherical k-means, Dhillon and Modha 2001). The centres are found by
-scikit-learn's mini-batch k-means on rows drawn at random; every part is then assigned by a task of its own, which also counts
-words and keeps the rows nearest to each centre. Memory is bounded by the batches and by what is listed of each group.
+scikit-learn's mini-batch k-means on rows drawn at random; every part is then assigned by a task of its own, which also keeps
+the rows nearest to each centre. A group's words are what its centre decodes to. Memory is bounded by the batches and by what
+is listed of each group.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ import pyarrow.parquet as pq
 
 from lstm_embed import storage
 from lstm_embed.distribute import run_units
-from lstm_embed.embedding import typical_words
 from lstm_embed.embedding.config import GroupConfig
 from lstm_embed.embedding.duplicates import list_near_duplicates
 from lstm_embed.embedding.vectors import Embeddings, Matrix, read_vectors, to_matrix, unit_rows
@@ -32,7 +32,7 @@ from lstm_embed.preflight import Needs
 from lstm_embed.progress import SILENT, Reporter, Summary
 
 KIND = "groups"
-FORMAT = 1
+FORMAT = 2
 """Version of the parts' content."""
 NO_GROUP = -1
 """Group of a row whose vector is zero."""
@@ -68,12 +68,27 @@ class GroupJob:
                 f"{self.embeddings.path} has {self.embeddings.num_rows} vectors; that is too few for {config.clusters} "
                 "groups (--clusters)"
             )
-        source: dict[str, Any] = self.embeddings.manifest["settings"]["source"]
-        self.profile: str = source["text"]["profile"]
-        deciding = {name: value for name, value in asdict(config).items() if name not in ("embeddings", "output")}
+        self._unnamed = self._why_unnamed()
+        deciding = {
+            name: value for name, value in asdict(config).items() if name not in ("embeddings", "output", "model")
+        }
         settings = {"content_format": FORMAT, "embeddings": self.embeddings.manifest["fingerprint"], **deciding}
         self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config))
         self._staging = storage.join(self.output, "staging")
+
+    def _why_unnamed(self) -> str:
+        """Return why there will be no words; empty if there will, or none are wanted."""
+        if not self.config.words:
+            return ""
+        if self.embeddings.embedding == "order":
+            return "the embedding order says nothing of words"
+        try:
+            self.embeddings.model_path(self.config.model)
+        except (OSError, InputError) as error:
+            if self.config.model:
+                raise
+            return str(error)
+        return ""
 
     @property
     def size_unit(self) -> tuple[str, float]:
@@ -96,6 +111,8 @@ class GroupJob:
     def run(self, work: Work, report: Reporter = SILENT) -> Summary:
         """Do what `compare` found to be left."""
         started = time.monotonic()
+        if self._unnamed:
+            report.note(f"the groups will have no words: {self._unnamed}")
         with self.ledger.writing(work) as owner:
             work = self.ledger.remaining(work)
             centres_path = storage.join(self.output, "centres.parquet")
@@ -104,24 +121,17 @@ class GroupJob:
             task = AssignTask(
                 centres_path=centres_path,
                 store=self.ledger.store,
-                words=self._side_store("words") if self.config.words else None,
-                nearest=self._side_store("nearest") if self.config.nearest else None,
+                nearest=PartStore(storage.join(self._staging, "nearest"), self.ledger.store.fingerprint),
                 num_nearest=self.config.nearest,
-                profile=self.profile,
             )
-            new = self._assign(work, task, report)
-            stems = [record.stem for unit in work.units for record in {**work.records, **new}[unit.number]]
-            totals = self._totals(work, new)
-            self._describe(stems, totals["sizes"], task, report)
+            records = {**work.records, **self._assign(work, task, report)}
+            self._describe([record for unit in work.units for record in records[unit.number]], task)
             pairs = self._near_duplicates(work, report)
             owner.check()
             storage.remove_dir(self._staging)
             extra = {"embeddings": self.embeddings.manifest["fingerprint"], **pairs}
-            self.ledger.finish(work, new, max_bad_fraction=1.0, extra=extra)
+            self.ledger.finish(work, records, max_bad_fraction=1.0, extra=extra)
         return self.summary(time.monotonic() - started, already_done=False)
-
-    def _side_store(self, name: str) -> PartStore:
-        return PartStore(storage.join(self._staging, name), self.ledger.store.fingerprint)
 
     def _assign(self, work: Work, task: AssignTask, report: Reporter) -> dict[int, list[PartRecord]]:
         new: dict[int, list[PartRecord]] = {}
@@ -133,22 +143,11 @@ class GroupJob:
             report.progress("assign groups", done, total, "rows")
         return new
 
-    def _totals(self, work: Work, new: dict[int, list[PartRecord]]) -> dict[str, npt.NDArray[np.int64]]:
-        sizes = np.zeros(self.config.clusters, np.int64)
-        for records in {**work.records, **new}.values():
-            for record in records:
-                sizes += np.array(record.stats["sizes"], np.int64)
-        return {"sizes": sizes}
-
-    def _describe(self, stems: Sequence[str], sizes: npt.NDArray[np.int64], task: AssignTask, report: Reporter) -> None:
+    def _describe(self, records: Sequence[PartRecord], task: AssignTask) -> None:
         """Write what is typical of each group."""
-        words: list[list[str]] = [[] for _ in sizes]
-        nearest: list[list[dict[str, Any]]] = [[] for _ in sizes]
-        if task.words:
-            paths = [storage.join(task.words.folder, f"{stem}.parquet") for stem in stems]
-            words = typical_words.merge(paths, len(sizes), self.config.words, report)
-        if task.nearest:
-            nearest = merge_nearest(task.nearest, stems, len(sizes), self.config.nearest)
+        sizes = sum((np.array(record.stats["sizes"]) for record in records), np.zeros(self.config.clusters, np.int64))
+        words = self._words(read_centres(task.centres_path), sizes)
+        nearest = merge_nearest(task.nearest, [r.stem for r in records], len(sizes), self.config.nearest)
         lines = [
             json.dumps(
                 {"cluster": number, "size": int(size), "words": w, "nearest": n}, ensure_ascii=False, default=str
@@ -156,6 +155,16 @@ class GroupJob:
             for number, (size, w, n) in enumerate(zip(sizes, words, nearest, strict=True))
         ]
         storage.write_bytes(storage.join(self.output, "clusters.jsonl"), ("\n".join(lines) + "\n").encode())
+
+    def _words(self, centres: Matrix, sizes: npt.NDArray[np.int64]) -> list[list[str]]:
+        """Return the words that each group's centre leans to; none for empty groups, or where no model tells them."""
+        words: list[list[str]] = [[] for _ in sizes]
+        if self.config.words and not self._unnamed:
+            filled = np.flatnonzero(sizes)
+            found = self.embeddings.encoder(self.config.model).decode(centres[filled])
+            for number, decoded in zip(filled.tolist(), found, strict=True):
+                words[number] = list(decoded.words[: self.config.words])
+        return words
 
     def _near_duplicates(self, work: Work, report: Reporter) -> dict[str, Any]:
         if not self.config.near_duplicates:
@@ -304,29 +313,23 @@ def assign(rows: Matrix, centres: Matrix) -> tuple[npt.NDArray[np.int32], npt.ND
 
 @dataclass(frozen=True, kw_only=True)
 class AssignTask:
-    """Assigns one part of vectors; commits a part of groups, after what it says of its words and nearest rows."""
+    """Assigns one part of vectors; commits a part of groups, after its rows nearest to each centre."""
 
     centres_path: str
     store: PartStore
-    words: PartStore | None
-    nearest: PartStore | None
+    nearest: PartStore
     num_nearest: int
-    profile: str
 
     def __call__(self, unit: Unit) -> Iterable[PartRecord]:
         centres = read_centres(self.centres_path)
         span = unit.spans[0]
         tables: list[pa.Table] = []
         candidates: list[pa.Table] = []
-        counter = typical_words.Counter(self.profile)
         for rows, vectors in read_vectors(span.path, _ROW_COLUMNS, _BATCH_ROWS):
             cluster, cosine = assign(unit_rows(vectors.astype(np.float32)), centres)
             made = rows.append_column("cluster", pa.array(cluster)).append_column("cosine", pa.array(cosine))
             tables.append(made.drop_columns([name for name in ("text", "title") if name in made.column_names]))
-            if self.words and "text" in rows.column_names:
-                counter.add(rows["text"], cluster)
-            if self.nearest:
-                candidates = [_nearest([*candidates, made], self.num_nearest)]
+            candidates = [_nearest([*candidates, made], self.num_nearest)]
         if not tables:
             tables = [_empty_like(span.path)]
             candidates = tables[:1]
@@ -341,17 +344,10 @@ class AssignTask:
             input_digest=span.stamp,
             stats={"records": table.num_rows, "sizes": sizes.tolist(), "rejected": {}},
         )
-        if self.words:
-            counter.write(self.words, record)
-        if self.nearest:
-            listed = candidates[0]
-            self.nearest.write_table(_like(self.nearest, record, listed.num_rows), listed)
+        listed = candidates[0]
+        self.nearest.write_table(replace(record, rows=listed.num_rows), listed)
         self.store.write_table(record, table)
         yield record
-
-
-def _like(store: PartStore, record: PartRecord, rows: int) -> PartRecord:
-    return store.record(record.unit, record.part, last=record.last, rows=rows, input_digest=record.input_digest)
 
 
 def _empty_like(path: str) -> pa.Table:
