@@ -1,39 +1,41 @@
-"""Random kill -9 while a corpus is embedded: the bytes of an uninterrupted run, and no part written twice."""
+"""Random kill -9 while a corpus is embedded, or decoded: the bytes of an uninterrupted run, and no part written twice."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from embedding_help import (
     all_files,
     change,
+    decode_here,
     embed_here,
+    end_group,
     make_articles,
     make_text,
     part_bytes,
     save_model,
+    start_job,
     write_articles,
 )
 from processes import descendants
 
-from lstm_embed.embedding.config import EmbedConfig
-
-from conftest import ROOT
+from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 
-KILLS_OF_JOBS, KILLS_OF_NODES = 30, 6
+KILLS_OF_JOBS, KILLS_OF_NODES, KILLS_OF_DECODING = 30, 6, 12
 MOST_KILLS_OF_A_RUN = 10
 SETTINGS = {"unit_bytes": 12_000, "part_rows": 40, "row_group_rows": 16}
 VARIANTS = ("sentence", "article", "reuse")
@@ -97,18 +99,15 @@ class Watch:
 
 
 def start(config: EmbedConfig, log: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """Start the job as a user does, in a process group of its own."""
     flags = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in SETTINGS]
     names = ("model", "output", "level", *(["reuse"] if config.reuse else []))
     flags += [f"--{name}={getattr(config, name)}" for name in names]
-    with open(log, "ab") as file:
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "jobs" / "embed.py"), "--input", *config.input, *flags, "--num-workers=1"],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **environment},
-        )
+    return start_job("embed", ["--input", *config.input, *flags, "--num-workers=1"], log, **environment)
+
+
+def start_decoding(config: DecodeConfig, log: Path) -> subprocess.Popen[bytes]:
+    flags = [f"--{name}={getattr(config, name)}" for name in ("embeddings", "output")]
+    return start_job("decode", [*flags, f"--part-rows={config.part_rows}", "--num-workers=1"], log)
 
 
 def kinds_of_victims(driver: int) -> dict[str, list[int]]:
@@ -140,13 +139,7 @@ def follow(process: subprocess.Popen[bytes], watch: Watch, seconds: float) -> No
         time.sleep(0.05)
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End what a killed driver left behind, as the end of a job's container does; half of the time, by the caller."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def check_end(config: EmbedConfig, whole: EmbedConfig) -> None:
+def check_end(config: EmbedConfig | DecodeConfig, whole: EmbedConfig | DecodeConfig) -> None:
     """Check that an output is that of an uninterrupted run."""
     assert part_bytes(config.output) == part_bytes(whole.output)
     files, expected = all_files(config.output), all_files(whole.output)
@@ -157,6 +150,42 @@ def check_end(config: EmbedConfig, whole: EmbedConfig) -> None:
 
 def log_of(log: Path) -> str:
     return log.read_text(errors="replace")[-3000:]
+
+
+def run_with_kills(
+    begin: Callable[[], subprocess.Popen[bytes]], output: str, log: Path, rng: random.Random, kills: Counter[str]
+) -> int:
+    """Start a job again and again, killing what it is made of at random, until it is done; return how often it was started."""
+    watch = Watch(output)
+    starts = in_this_run = 0
+    while True:
+        process = begin()
+        starts += 1
+        try:
+            while in_this_run < MOST_KILLS_OF_A_RUN and wait_for_work(process, watch):
+                follow(process, watch, rng.uniform(0, 1.5))
+                victims = kinds_of_victims(process.pid)
+                if process.poll() is not None:
+                    break
+                kind = rng.choice(sorted(victims))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rng.choice(victims[kind]), signal.SIGKILL)
+                    kills[kind] += 1
+                    in_this_run += 1
+                if kind in ("driver", "raylet"):
+                    break
+            follow(process, watch, 240)
+            assert process.poll() is not None, log_of(log)
+        finally:
+            # Now and then what the driver left behind lives on beside the next start.
+            if rng.random() < 0.5:
+                end_group(process)
+        if process.returncode == 0:
+            end_group(process)
+            watch.look()
+            return starts
+        # A job whose raylet is gone fails; one whose driver was killed says nothing.
+        assert process.returncode in (1, -signal.SIGKILL), log_of(log)
 
 
 def test_drivers_actors_readers_and_raylets_killed_at_random_moments(
@@ -172,36 +201,29 @@ def test_drivers_actors_readers_and_raylets_killed_at_random_moments(
         config = change(whole, output=str(tmp_path / f"{runs}" / "out"))
         log = tmp_path / f"{runs}" / "log"
         log.parent.mkdir()
-        watch = Watch(config.output)
-        in_this_run = 0
-        while True:
-            process = start(config, log)
-            starts += 1
-            try:
-                while in_this_run < MOST_KILLS_OF_A_RUN and wait_for_work(process, watch):
-                    follow(process, watch, rng.uniform(0, 1.5))
-                    victims = kinds_of_victims(process.pid)
-                    if process.poll() is not None:
-                        break
-                    kind = rng.choice(sorted(victims))
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(rng.choice(victims[kind]), signal.SIGKILL)
-                        kills[kind] += 1
-                        in_this_run += 1
-                    if kind in ("driver", "raylet"):
-                        break
-                follow(process, watch, 240)
-                assert process.poll() is not None, log_of(log)
-            finally:
-                # Now and then what the driver left behind lives on beside the next start.
-                if rng.random() < 0.5:
-                    end_group(process)
-            if process.returncode == 0:
-                break
-            # A job whose raylet is gone fails; one whose driver was killed says nothing.
-            assert process.returncode in (1, -signal.SIGKILL), log_of(log)
-        end_group(process)
-        watch.look()
+        starts += run_with_kills(functools.partial(start, config, log), config.output, log, rng, kills)
+        check_end(config, whole)
+    print(f"\nseed {seed}: {dict(kills)} killed in {starts} starts of {runs} runs, all with the bytes of whole ones")
+
+
+def test_decoding_with_drivers_actors_readers_and_raylets_killed_at_random_moments(
+    configs: dict[str, EmbedConfig], tmp_path: Path
+) -> None:
+    seed = int(os.environ.get("FAULT_SEED", time.time()))
+    rng = random.Random(seed)
+    embeddings = change(configs["sentence"], embedding="exact", output=str(tmp_path / "exact"))
+    embed_here(embeddings)
+    whole = DecodeConfig(embeddings=embeddings.output, output=str(tmp_path / "whole"), part_rows=30)
+    decode_here(whole)
+    assert len(part_bytes(whole.output)) > 300
+    kills: Counter[str] = Counter()
+    runs = starts = 0
+    while sum(kills.values()) < KILLS_OF_DECODING:
+        runs += 1
+        config = change(whole, output=str(tmp_path / f"{runs}" / "out"))
+        log = tmp_path / f"{runs}" / "log"
+        log.parent.mkdir()
+        starts += run_with_kills(functools.partial(start_decoding, config, log), config.output, log, rng, kills)
         check_end(config, whole)
     print(f"\nseed {seed}: {dict(kills)} killed in {starts} starts of {runs} runs, all with the bytes of whole ones")
 
