@@ -67,7 +67,10 @@ def decoding(
     answers = {name: decode(texts) for name, decode in methods.items()}
     rows = rows_by_length(written, read)
     by_length = sorted(rows.get(ALL, ()), key=lambda i: len(read[i]))
-    places = np.linspace(0, len(by_length) - 1, min(num_examples, len(by_length))).round().astype(int)
+    # Evenly by words: one sentence after the other would give short ones.
+    ends = np.cumsum([len(read[i]) for i in by_length]).astype(int)
+    at = np.linspace(1, ends[-1], num_examples) if by_length else ()
+    shown = [by_length[place] for place in np.unique(np.searchsorted(ends, at))]
     return {
         "rows": {row: _size([written[i] for i in some], [read[i] for i in some]) for row, some in rows.items()},
         "methods": {
@@ -79,7 +82,7 @@ def decoding(
                 "words": read[i],
                 "made": {name: {"words": made[i][0], "proven": made[i][1]} for name, made in answers.items()},
             }
-            for i in (by_length[place] for place in places)
+            for i in shown
         ],
     }
 

@@ -47,13 +47,13 @@ def render(results: Mapping[str, Any]) -> str:
     sections = [
         _summary(results),
         _curves(results.get("curves") or {}),
+        _decoding(results.get("decoding")),
         _similarity(results.get("similarity")),
         _documents(results.get("document_similarity")),
         _labelled(results),
         _retrieval(results.get("retrieval")),
         _map(results.get("map")),
         _neighbours(results.get("neighbours")),
-        _decoding(results.get("decoding")),
         _comparison(results.get("comparison")),
         _provenance(results),
     ]
@@ -277,7 +277,7 @@ def _decoding(decoding: Mapping[str, Any] | None) -> str:
         "Decoding",
         "<p>Sentences by number of words, beside what comes back out of their vectors; words as the tokenizer gives them."
         + (
-            f" In the last column {read:.1f} % of the words are known and not cut off; these count.</p>"
+            f" Of the words of the last column {read:.1f} % are known and not cut off; these count.</p>"
             if read
             else "</p>"
         ),
@@ -300,9 +300,11 @@ def _decoded(examples: Sequence[Mapping[str, Any]]) -> str:
     if not examples:
         return ""
     names = [name for name, made in examples[0]["made"].items() if made["proven"] is not None]
-    head = ["sentence", *(f"{_name(name)} gives back" for name in names)]
+    head = ["sentence", *map(_name, names)]
     rows = [[" ".join(e["words"]), *(_beside(e["words"], **e["made"][name]) for name in names)] for e in examples]
-    return "<h3>Examples</h3>" + table(head, rows, text_columns=len(head), mark_first=False)
+    return "<h3>What comes back, marked where it differs</h3>" + table(
+        head, rows, text_columns=len(head), mark_first=False
+    )
 
 
 def _beside(wanted: Sequence[str], words: Sequence[str], proven: bool) -> Html:
