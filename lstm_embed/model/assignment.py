@@ -1,9 +1,11 @@
 """In which order known words stand, read from the sum of their rotated phases (`positions`).
 
 Each word and each place have a correlation with the sum; the best assignment of words to places (Kuhn 1955; scipy's
-`linear_sum_assignment`) is nearly right, and what it leaves unexplained says which words are wrong: correlations are taken
-again with all other words subtracted, words are swapped while that shortens the rest, and a search that got stuck starts
-again from a disturbed order. The rest says whether the answer is right.
+`linear_sum_assignment`) is right for a short sentence. For a long one it is the last step of approximate message passing
+(Donoho, Maleki and Montanari 2009; for such sums Barbier and Krzakala 2017): every word has a share in every place, what
+all shares explain is taken from the sum, with the correction for what the shares have already seen of it, and the shares
+are the odds of what is left, balanced so that each place is taken once (Sinkhorn 1964). An order that is nearly right is mended
+by assigning again with all other words subtracted, and by swaps of two. The rest says whether the answer is right.
 
 Shape suffixes: n words of a sentence and its places, f complex numbers.
 """
@@ -22,6 +24,10 @@ Complex = npt.NDArray[np.complex64]
 
 AGREES = 0.01
 """Rest, as a share of the sum's length, below which an order is right: fp16 leaves 0.0003, two wrong words 0.1 and more."""
+
+
+_SETTLED = np.float32(1e-3)
+"""Variance of what is left, a word's being 1/2 for each number, at which messages have said all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +49,7 @@ def find_orders(
     phases_Vf: npt.NDArray[np.uint8],
     omega_f: npt.NDArray[np.float64],
     *,
-    restarts: int = 30,
+    restarts: int = 12,
 ) -> list[Order]:
     """Return the order of each sentence's words.
 
@@ -95,10 +101,9 @@ class _Search:
         self.every_n = np.arange(n)
         # What a word at one place has in common with itself at another: a function of how far they are apart.
         self.alike_nn = np.real(turns_nf @ turns_nf.conj().T)
-        pairs = words_nf[:, None] * words_nf[None].conj()
-        self.pair_nnf = (2.0 - 2.0 * pairs.real).reshape(n * n, -1)
-        self.apart_fn = np.ascontiguousarray((2.0 - 2.0 * turns_nf.real).T)
-        self.cost_nnn: npt.NDArray[np.float32] | None = None
+        self.back_fn = np.ascontiguousarray(turns_nf.conj().T)
+        self.words_back_nf = words_nf.conj()
+        self.apart_nnn: npt.NDArray[np.float32] | None = None
 
     def explained(self, places_n: IntArray) -> Complex:
         return (self.words_nf * self.turns_nf[places_n]).sum(0)
@@ -107,61 +112,91 @@ class _Search:
         return float(np.linalg.norm(self.sum_f - self.explained(places_n)))
 
     def correlations(self, rest_f: Complex) -> npt.NDArray[np.float32]:
-        return np.real((rest_f * self.words_nf.conj()) @ self.turns_nf.conj().T)
+        return np.real((rest_f * self.words_back_nf) @ self.back_fn)
 
     def assign(self, score_nn: npt.NDArray[np.float32]) -> IntArray:
         return linear_sum_assignment(score_nn, maximize=True)[1]
 
-    def settle(self, places_n: IntArray, enough: float) -> tuple[IntArray, float]:
-        """Assign again with all other words subtracted, and swap, while either shortens the rest."""
+    def assign_again(self, places_n: IntArray, enough: float) -> tuple[IntArray, float]:
+        """Assign with all other words subtracted, as long as that shortens the rest."""
         rest = self.rest(places_n)
         while rest > enough:
-            before = rest
             score_nn = self.correlations(self.sum_f - self.explained(places_n)) + self.alike_nn[places_n]
             again_n = self.assign(score_nn)
             again = self.rest(again_n)
-            if again < rest * (1.0 - 1e-6):
-                places_n, rest = again_n, again
-                continue
-            places_n, rest = self.swap(places_n, rest)
-            if rest > before * (1.0 - 1e-6):
+            if again > rest * (1.0 - 1e-6):
                 break
+            places_n, rest = again_n, again
         return places_n, rest
 
-    def swap(self, places_n: IntArray, rest: float) -> tuple[IntArray, float]:
+    def swap(self, places_n: IntArray, enough: float) -> IntArray:
         """Make the swap of two words that shortens the rest most, again and again."""
-        if self.cost_nnn is None:
-            self.cost_nnn = (self.pair_nnf @ self.apart_fn).reshape(self.n, self.n, self.n)
+        if self.apart_nnn is None:
+            # |(word_i - word_j) (turn_s - turn_t)|^2 is a function of i, j and how far s and t are apart.
+            words_nnf = 2.0 - 2.0 * (self.words_nf[:, None] * self.words_back_nf[None]).real
+            turns_fn = np.ascontiguousarray((2.0 - 2.0 * self.turns_nf.real).T)
+            self.apart_nnn = (words_nnf.reshape(self.n**2, -1) @ turns_fn).reshape(self.n, self.n, self.n)
         every = self.every_n
         places_n = places_n.copy()
         while True:
             rest_f = self.sum_f - self.explained(places_n)
+            if np.linalg.norm(rest_f) <= enough:
+                return places_n
             score_nn = self.correlations(rest_f)
             at_nn = score_nn[:, places_n]
             own_n = at_nn[every, every]
             apart_nn = np.abs(places_n[:, None] - places_n)
-            change_nn = self.cost_nnn[every[:, None], every, apart_nn] + 2.0 * (
+            change_nn = self.apart_nnn[every[:, None], every, apart_nn] + 2.0 * (
                 own_n[:, None] + own_n - at_nn - at_nn.T
             )
             best = int(change_nn.argmin())
             if change_nn.flat[best] > -1e-3:
-                return places_n, float(np.linalg.norm(rest_f))
+                return places_n
             i, j = divmod(best, self.n)
             places_n[i], places_n[j] = places_n[j], places_n[i]
 
+    def pass_messages(self, steps: int, damping: float, noise_nn: npt.NDArray[np.float32] | None) -> IntArray:
+        """Return the places after `steps` of message passing.
+
+        Args:
+            steps: Steps at most.
+            damping: Share of the new shares in each step.
+            noise_nn: What to add to the first step's odds, so that it takes another way.
+        """
+        numbers = 2 * len(self.sum_f)
+        unit = np.float32((numbers / 2) ** 0.5)
+        shares_nn = np.full((self.n, self.n), 1.0 / self.n, np.float32)
+        rest_f = self.sum_f - self.shared(shares_nn)
+        for step in range(steps):
+            variance = np.float32(np.vdot(rest_f, rest_f).real / numbers)
+            if variance < _SETTLED:
+                break
+            odds_nn = (self.correlations(rest_f) + unit**2 * shares_nn) / variance
+            if step == 0 and noise_nn is not None:
+                odds_nn += noise_nn
+            odds_nn -= odds_nn.max(1, keepdims=True)
+            new_nn = np.exp(np.maximum(odds_nn, -60.0)) + np.float32(1e-12)
+            for _ in range(2):
+                new_nn /= new_nn.sum(0)
+                new_nn /= new_nn.sum(1, keepdims=True)
+            # How much of the rest the shares have taken up: the correction that makes what is left look like noise.
+            seen = min(float((new_nn * (1.0 - new_nn)).sum() / (2.0 * variance)), 0.9)
+            shares_nn = new_nn if step == 0 else np.float32(damping) * new_nn + np.float32(1.0 - damping) * shares_nn
+            rest_f = self.sum_f - self.shared(shares_nn) + np.float32(seen) * rest_f
+        return self.assign(shares_nn)
+
+    def shared(self, shares_nn: npt.NDArray[np.float32]) -> Complex:
+        return (self.words_nf * (shares_nn.astype(np.complex64) @ self.turns_nf)).sum(0)
+
     def run(self, restarts: int, enough: float) -> IntArray:
-        places_n, rest = self.settle(self.assign(self.correlations(self.sum_f)), enough)
+        places_n, rest = self.assign_again(self.assign(self.correlations(self.sum_f)), enough)
         random = np.random.default_rng(0)
-        for attempt in range(restarts):
+        for attempt in range(restarts + 1):
             if rest <= enough:
                 break
-            # The words whose places explain least are the most doubtful; some of them change places.
-            own_n = self.correlations(self.sum_f - self.explained(places_n))[self.every_n, places_n]
-            doubt_n = own_n + random.gumbel(size=self.n) * 0.25 * np.abs(own_n).max()
-            moved = np.argsort(doubt_n, kind="stable")[: min(self.n, 3 + attempt % 6)]
-            other_n = places_n.copy()
-            other_n[moved] = places_n[np.roll(moved, 1)]
-            other_n, other = self.settle(other_n, enough)
+            noise_nn = random.normal(size=(self.n, self.n)).astype(np.float32) if attempt > 1 else None
+            other_n = self.pass_messages(*((15, 1.0) if attempt == 0 else (30, 0.7)), noise_nn)
+            other_n, other = self.assign_again(other_n, enough)
             if other < rest:
                 places_n, rest = other_n, other
-        return places_n
+        return places_n if rest <= enough else self.swap(places_n, enough)

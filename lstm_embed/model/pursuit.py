@@ -170,13 +170,8 @@ class WordPursuit:
             block = slice(start, start + self.block)
             cosine_RB = target_RD @ self.table_VE[block, :size].T / lengths_V[block]
             new_row, new_column = np.nonzero(cosine_RB > least_R)
-            row, column, cosine = _best(
-                np.concatenate([row, new_row]),
-                np.concatenate([column, new_column + start]),
-                np.concatenate([cosine, cosine_RB[new_row, new_column]]),
-                most,
-                least_R,
-            )
+            new = new_row, new_column + start, cosine_RB[new_row, new_column].astype(np.float32)
+            row, column, cosine = _best([(row, column, cosine), new], most, least_R)
         found = []
         for at, target_D in enumerate(target_RD):
             candidates = column[row == at]
@@ -227,21 +222,20 @@ class WordPursuit:
         if most <= 0:
             return np.zeros((len(rows), 0), np.int64)
         least_R = np.full((len(rows), 1), -np.inf, np.float32)
-        none = np.zeros(0, np.int64)
-        row, column, score = none, none, np.zeros(0, np.float32)
-        for start in range(self.num_frequent, num_words, self.block):
+        found: list[tuple[IntArray, IntArray, FloatArray]] = []
+        for number, start in enumerate(range(self.num_frequent, num_words, self.block)):
             score_RB = query_RE @ self.table_VE[start : start + self.block].T
-            new_row, new_column = np.nonzero(score_RB > least_R)
-            row, column, score = _best(
-                np.concatenate([row, new_row]),
-                np.concatenate([column, new_column + start]),
-                np.concatenate([score, score_RB[new_row, new_column]]),
-                most,
-                least_R,
-            )
+            if number == 0 and score_RB.shape[1] > most:
+                least_R = np.partition(score_RB, -most, axis=1)[:, -most, None]
+            row, column = np.nonzero(score_RB >= least_R)
+            found.append((row, column + start, score_RB[row, column]))
+            # After the 1st, 2nd, 4th... block, so that what is kept stays small.
+            if number & (number + 1) == 0:
+                found = [_best(found, most, least_R)]
+        row, column, _ = _best(found, most, least_R)
         counts_R = np.bincount(row, minlength=len(rows))
         found_RM = np.full((len(rows), most), -1, np.int64)
-        found_RM[np.arange(most) < counts_R[:, None]] = column[np.argsort(row, kind="stable")]
+        found_RM[np.arange(most) < counts_R[:, None]] = column
         return found_RM
 
 
@@ -418,9 +412,13 @@ def _least_squares(words_KD: FloatArray, target_D: FloatArray) -> FloatArray:
 
 
 def _best(
-    row: IntArray, column: IntArray, score: FloatArray, most: int, least_R: FloatArray
+    found: list[tuple[IntArray, IntArray, FloatArray]], most: int, least_R: FloatArray
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """Return the `most` highest scores of each row; raise `least_R` to the lowest of them where there are enough."""
+    """Return the `most` highest scores of each row, given as rows, columns and scores, by row.
+
+    `least_R` is raised to the lowest of them where there are enough.
+    """
+    row, column, score = (np.concatenate([part[number] for part in found]) for number in range(3))
     order = np.lexsort((column, -score, row))
     row, column, score = row[order], column[order], score[order]
     counts_R = np.bincount(row, minlength=len(least_R))
