@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from synthetic import make_vocabulary
 
 from lstm_embed import storage
-from lstm_embed.corpus.token_set import KIND, VOCABULARY, TokenSet, count_items
+from lstm_embed.corpus.token_set import KIND, VOCABULARY, TokenSet, count_rows
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
-from lstm_embed.training.loader import GroupRules, Loader, PartCache
+from lstm_embed.training.loader import Loader, PartCache
 
 ROWS = 65_536
 DIFFERENT = 8
@@ -52,7 +52,7 @@ def write_large_token_set(path: str, num_sentences: int, num_words: int) -> Toke
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         ids = pa.ListArray.from_arrays(pa.array(offsets), pa.array(_zipf(rng, int(offsets[-1]), num_words), pa.int32()))
         pq.write_table(pa.table({"article": article, "ids": ids}), target, compression="zstd")
-        stats = {"items": count_items(article, lengths, 50), "tokens": int(offsets[-1])}
+        stats = {"holdout": count_rows(article, lengths, 50), "tokens": int(offsets[-1])}
         parts.append(
             {
                 "name": storage.name(target),
@@ -107,8 +107,8 @@ def main() -> None:
             tokens,
             min_tokens=defaults.min_tokens,
             seed=0,
-            group_size=defaults.group_size,
-            groups_per_step=defaults.groups_per_step,
+            micro_batch_sentences=defaults.micro_batch_sentences,
+            micro_batches_per_step=defaults.micro_batches_per_step,
             buffer_sentences=defaults.buffer_sentences,
         )
         steps = plan.first_step(1)
@@ -116,10 +116,18 @@ def main() -> None:
         started = time.perf_counter()
         plan.locate(int(2.7 * steps))
         show("locate the step at 70 % of the third epoch", started)
-        rules = GroupRules(min_tokens=4, max_tokens=32, noise=0.3, num_negatives=512)
         for name, start in (("start", 0), ("resume at 70 %", int(0.7 * steps))):
             started = time.perf_counter()
-            loader = Loader(tokens, plan, rules, PartCache("", 0), rank=0, world_size=1, transform=list)
+            loader = Loader(
+                tokens,
+                plan,
+                PartCache("", 0),
+                min_tokens=4,
+                max_tokens=32,
+                rank=0,
+                world_size=1,
+                transform=list,
+            )
             source = loader.steps(start, start + 400)
             next(source)
             show(f"{name}: first step ready (its buffer read, sorted and cut)", started)

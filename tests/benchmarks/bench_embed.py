@@ -41,9 +41,9 @@ from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.embed import embed
 from lstm_embed.embedding.worker import EmbedChunk
 from lstm_embed.ledger import PartRecord
-from lstm_embed.model.autoencoder import Autoencoder
 from lstm_embed.model.config import default
 from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.model.sentence_model import SentenceModel
 
 from launch import ray_session
 
@@ -140,9 +140,8 @@ def bare_loop(config: EmbedConfig, sentences: int) -> dict[str, float]:
 def write_model(path: str, vocabulary: Vocabulary, hidden_size: int) -> str:
     """Write a model of the default recipe with random weights; return its path."""
     vectors = np.random.default_rng(0).normal(size=(len(vocabulary), WORD_SIZE)).astype(np.float32)
-    model = Autoencoder(
-        dataclasses.replace(default(), hidden_size=hidden_size), vectors, vocabulary.counts, words=vocabulary.words
-    )
+    recipe = dataclasses.replace(default(), hidden_size=hidden_size)
+    model = SentenceModel.start(recipe, vectors, vocabulary.counts, vocabulary.words)
     SentenceEncoder(model, vocabulary, dict(TOKENIZER)).save(path)
     return path
 

@@ -11,7 +11,6 @@ pass what the hardware does, where distinct words are projected once.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import os
 import subprocess
@@ -28,16 +27,14 @@ import torch
 
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.model.autoencoder import Autoencoder
 from lstm_embed.model.batch import Batch, collate
-from lstm_embed.model.config import ModelConfig, default, large, original
+from lstm_embed.model.config import AnyConfig, ModelConfig, default, large, original
 from lstm_embed.model.encoder import SentenceEncoder
-from lstm_embed.model.group import Group, NegativeSampler, make_group
 from lstm_embed.model.lstm import Lstm
 from lstm_embed.model.precision import PRECISIONS, resolve_precision
+from lstm_embed.model.recipes import Model, class_of
 
 VOCABULARY_SIZE = 36_000
-MASKED = dataclasses.replace(original(), mask_padding=True)
 COUNTS = np.concatenate([[0, 10_000], 5_000_000 // np.arange(1, VOCABULARY_SIZE - 1)])
 
 
@@ -46,53 +43,47 @@ class Corpus:
 
     def __init__(self, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
-        self.sampler = NegativeSampler(COUNTS)
 
     def sentences(self, num: int, low: int, high: int) -> list[np.ndarray]:
         lengths = np.clip(self._rng.gamma(3.0, 8.6, num).astype(int), low, high)
         words = np.searchsorted(np.cumsum(COUNTS / COUNTS.sum()), self._rng.random(lengths.sum()))
         return np.split(words.astype(np.int64), np.cumsum(lengths)[:-1])
 
-    def groups(self, config: ModelConfig, num: int, size: int) -> list[Group]:
-        """Return groups of neighbouring pairs, sorted by length as the batch plan does."""
-        high = config.train_max_tokens
-        pairs = np.array(self.sentences(num * size, 4, high), object).reshape(-1, 2)
-        order = np.argsort([max(len(a), len(b)) for a, b in pairs])
-        partners = np.arange(size) ^ 1
-        return [
-            make_group(
-                [sentence for pair in pairs[rows] for sentence in pair],
-                partners,
-                np.arange(size) // 2,
-                noise=config.noise,
-                num_negatives=config.num_negatives,
-                sampler=self.sampler,
-                rng=self._rng,
-            )
-            for rows in np.split(order, num)
-        ]
+    def batches(self, config: AnyConfig, num: int, size: int) -> list[Batch]:
+        """Return micro-batches of like lengths, from short to long, as the batch plan makes them."""
+        sentences = sorted(self.sentences(num * size, 4, config.train_max_tokens), key=len)
+        found = []
+        for start in range(0, len(sentences), size):
+            lengths = np.array([len(one) for one in sentences[start : start + size]])
+            ids = np.zeros((size, lengths.max()), np.int64)
+            ids[np.arange(lengths.max()) < lengths[:, None]] = np.concatenate(sentences[start : start + size])
+            found.append(collate(ids, lengths, config.padded_length))
+        return found
 
 
-def make_model(config: ModelConfig, word_size: int) -> Autoencoder:
+def make_model(config: AnyConfig, word_size: int) -> Model:
     vectors = np.random.default_rng(0).normal(size=(VOCABULARY_SIZE, word_size)).astype(np.float32)
-    return Autoencoder(config, vectors, COUNTS)
+    return class_of(config).start(config, vectors, COUNTS, [f"w{n}" for n in range(VOCABULARY_SIZE)])
 
 
-def encode_flop(config: ModelConfig, word_size: int) -> float:
+def encode_flop(config: AnyConfig, word_size: int) -> float:
     """Return useful FLOP of one token in the encoder."""
     return 2 * 8 * config.hidden_size * (config.hidden_size + word_size)
 
 
-def train_flop(config: ModelConfig, word_size: int, group: Group) -> float:
+def train_flop(config: AnyConfig, word_size: int, batch: Batch) -> float:
     """Return useful FLOP of a training step: three times the forward pass, less the gradient of frozen word vectors."""
-    group_tokens = config.padded_length * group.num_sentences or group.num_tokens
-    encoder = 3 * encode_flop(config, word_size) - 2 * 8 * config.hidden_size * word_size
-    decoder = 3 * (8 * config.decoder_dimension**2 + 2 * config.decoder_dimension * word_size)
-    once = 3 * (8 * config.decoder_dimension * config.code_dimension) * group.num_sentences
-    softmax = 0.0
-    if config.reconstruction == "softmax":
-        softmax = 3 * 2 * min(config.decoder_dimension, word_size) * len(group.candidates_C) * group_tokens
-    return (encoder + decoder) * group_tokens + once + softmax
+    tokens = config.padded_length * batch.num_sentences or batch.num_tokens
+    per_token = 3 * encode_flop(config, word_size) - 2 * 8 * config.hidden_size * word_size
+    if isinstance(config, ModelConfig):
+        code, units = config.order_size, config.decoder_hidden_size
+        per_token += 3 * 8 * units**2 + 2 * 8 * units * word_size + 2 * 2 * units * word_size
+        once = 3 * 2 * 2 * config.hidden_size * code
+    else:
+        code, units = 2 * config.hidden_size, config.hidden_size
+        per_token += 3 * (8 * units**2 + 2 * units * word_size)
+        once = 0
+    return per_token * tokens + (once + 3 * 8 * units * code) * batch.num_sentences
 
 
 class Clock:
@@ -162,7 +153,7 @@ def bench_encode(clock: Clock, precisions: list[str], num: int) -> None:
     batch_tokens = 16_384 if clock.device == "cpu" else 262_144
     for name, config, word_size in (
         ("default", default(), 300),
-        ("original masked", MASKED, 128),
+        ("original", original(), 128),
         ("large", large(), 300),
     ):
         model, flop = make_model(config, word_size), encode_flop(config, word_size) * tokens
@@ -189,7 +180,7 @@ def bench_keras(clock: Clock, precisions: list[str], num: int, python: str, path
         words[: len(most)] = [word for word, _ in most.most_common(len(words))]
     vocabulary = Vocabulary(["<pad>", "<unk>", *words], COUNTS)
     script = Path(__file__).with_name("keras_predict.py")
-    model, best = make_model(MASKED, 128), 0.0
+    model, best = make_model(original(), 128), 0.0
     for _ in range(2):
         output = subprocess.run([python, str(script)], capture_output=True, text=True, check=True).stdout
         best = max(best, float(output.rpartition("KERAS ")[2]))
@@ -197,40 +188,37 @@ def bench_keras(clock: Clock, precisions: list[str], num: int, python: str, path
     for precision in precisions:
         encoder = SentenceEncoder(model, vocabulary, {"profile": "default"}, precision=precision)
         rate = len(texts) / clock(functools.partial(encoder.encode, texts))
-        print(
-            f"{'encode original masked, from text':44} {precision} {rate:11,.0f} sentences/s, {rate / best:.1f} times Keras"
-        )
+        print(f"{'encode original, from text':44} {precision} {rate:11,.0f} sentences/s, {rate / best:.1f} times Keras")
 
 
-def bench_train(clock: Clock, precisions: list[str], groups_at_once: int) -> None:
-    runs = [
-        ("default", default(), 300, 128),
-        ("original masked", MASKED, 128, 64),
-        ("original padded", original(), 128, 64),
-    ]
+def bench_train(clock: Clock, precisions: list[str], together: int) -> None:
+    """Time training steps.
+
+    Args:
+        clock: Times them.
+        precisions: In turn.
+        together: Micro-batches computed in one pass.
+    """
+    runs = [("default", default(), 300, 128), ("original", original(), 128, 64)]
     if clock.device != "cpu":
         runs.append(("large", large(), 300, 128))
     for name, config, word_size, size in runs:
-        groups = Corpus().groups(config, 12 * groups_at_once, size)
-        # A few groups from short to long, so that a round is quick and stands for the corpus.
-        passes = [groups[n : n + groups_at_once] for n in range(groups_at_once, len(groups), 4 * groups_at_once)]
-        used = [group for one in passes for group in one]
-        num = sum(group.num_sentences for group in used)
-        flop = sum(train_flop(config, word_size, group) for group in used)
+        # A few from short to long, so that a round is quick and stands for the corpus.
+        used = Corpus().batches(config, 12, size * together)[1::4]
+        num = sum(batch.num_sentences for batch in used)
+        flop = sum(train_flop(config, word_size, batch) for batch in used)
         for precision in precisions:
             model = make_model(config, word_size).to(clock.device)
-            steps = training_steps(model, config, passes, clock.device, PRECISIONS[precision])
-            report(clock, f"train {name}, groups of {size}", precision, num, flop, steps)
+            steps = training_steps(model, used, clock.device, PRECISIONS[precision])
+            report(clock, f"train {name}, micro-batches of {size}", precision, num, flop, steps)
         if clock.device == "cpu":
             with library_lstm():
-                steps = training_steps(make_model(config, word_size), config, passes, "cpu", torch.float32)
-                report(clock, f"train {name}, groups of {size}, nn.LSTM", "fp32", num, flop, steps)
+                steps = training_steps(make_model(config, word_size), used, "cpu", torch.float32)
+                report(clock, f"train {name}, micro-batches of {size}, nn.LSTM", "fp32", num, flop, steps)
 
 
-def training_steps(
-    model: Autoencoder, config: ModelConfig, passes: list[list[Group]], device: str, dtype: torch.dtype
-) -> list[Callable[[], None]]:
-    """Return for each pass a function that makes one optimiser step with it."""
+def training_steps(model: Model, batches: list[Batch], device: str, dtype: torch.dtype) -> list[Callable[[], None]]:
+    """Return for each batch a function that makes one optimiser step with it."""
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3, fused=True)
 
     def step(batch: Batch) -> None:
@@ -241,7 +229,7 @@ def training_steps(
         optimizer.step()
         optimizer.zero_grad()
 
-    return [functools.partial(step, collate(groups, config.padded_length).to(device)) for groups in passes]
+    return [functools.partial(step, batch.to(device)) for batch in batches]
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ from lstm_embed.corpus.dump import Article as DumpArticle
 from lstm_embed.corpus.dump import read_unit
 from lstm_embed.corpus.formats import Article
 from lstm_embed.corpus.prepare import PrepareJob
-from lstm_embed.corpus.tasks import PARQUET, lengths_of, read_parts, with_ids, with_items
+from lstm_embed.corpus.tasks import PARQUET, lengths_of, read_parts, with_holdout, with_ids
 from lstm_embed.corpus.text import split_sentences, tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger import Span, Unit
@@ -267,7 +267,7 @@ def bare_rates(config: PrepareConfig, vocabulary: Vocabulary, rounds: int) -> Ra
             for _, chunk, _ in read_parts(unit, config):
                 tokens = chunk.table["tokens"].combine_chunks()
                 lengths = lengths_of(tokens)
-                with_items(chunk.stats, chunk.table["article"], lengths, config.holdout_every)
+                with_holdout(chunk.stats, chunk.table["article"], lengths, config.holdout_every)
                 table = with_ids(chunk.table, vocabulary.ids(tokens.flatten()), lengths, config.text)
                 encode_table(table, compression="zstd", write_page_checksum=True, **PARQUET)
         done = sum(unit.size for unit in units[1:]) / 1e6

@@ -1,19 +1,21 @@
-"""What each ingredient of the recipe is worth: the same short training with one of them changed, scored on similarity sets.
+"""What each ingredient of the recipe is worth: the same short training with one of them changed.
 
-Every row is one command, `jobs/train.py` with the flags in its last column; the labelled sets are only looked at after
-training. The score is the mean of the sets' Spearman x100:
+Every row is one command, `jobs/train.py` with the flags in its last column; the labelled sets and the held-out sentences are
+only looked at after training:
 
-    python tests/benchmarks/bench_recipe.py --tokens TOKENS --vectors VECTORS --sts STS/*.tsv --steps 120 --seeds 0 1 2
+    python tests/benchmarks/bench_recipe.py --tokens TOKENS --vectors VECTORS --sts STS/*.tsv --classification MR.tsv \\
+        TREC.train.tsv --steps 600 --seeds 0 1 2
 
-`--rows` takes names of rows, `--row 'NAME: FLAGS'` adds one of your own, and `--results FILE` keeps the figures, so that
-what is in there already is not measured again.
+Columns: mean Spearman x100 of the similarity sets by `meaning` and by `joined`; accuracies of a linear classifier on `joined`;
+of held-out sentences of 4 to 32 known words, how many words stand in place and how many sentences come back by the LSTM alone
+(`joined`), and how many by `exact`, of 33 to 64 words too. `--rows` takes names of rows, `--row 'NAME: FLAGS'` adds one of your
+own, and `--results FILE` keeps the figures, so that what is in there already is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import sys
 import tempfile
@@ -28,28 +30,38 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 ROWS = {
     "default": "",
-    "pooling: plain mean": "--model.pooling mean",
-    "pooling: largest state": "--model.pooling max",
-    "pooling: last state": "--model.pooling last",
-    "no skip path": "--model.no-skip-path --model.code-size 0",
-    "no LSTM": "--model.no-lstm-path",
-    "no LSTM, no decoder": "--model.no-lstm-path --model.decoder none",
-    "no contrast": "--model.contrast-weight 0",
+    "nothing from neighbours": "--model.neighbour-strength 0",
+    "neighbours half as strong": "--model.neighbour-strength 1",
+    "neighbours twice as strong": "--model.neighbour-strength 4",
     "no spelling": "--model.spelling-size 0",
-    "no noise": "--model.noise 0",
-    "learned word weights off": "--model.no-learn-word-weights",
-    "decoder weight 1": "--model.decoder-weight 1",
-    "no decoder": "--model.decoder none",
-    "decoder: teacher-forced LSTM": "--model.decoder teacher",
-    "decoder: bag of words": "--model.decoder bag",
-    "decoder: repeat, squared error": "--model.reconstruction mse",
-    "word vectors not whitened, log weights": "--model.word-whitening 0 --model.start-weights log",
-    "word vectors trained too": "--model.no-freeze-word-vectors",
-    "temperature 0.1": "--model.temperature 0.1",
-    "same article counts as wrong": "--model.same-article-negatives",
-    "groups of 512": "--group-size 512 --groups-per-step 2",
+    "spelling 512": "--model.spelling-size 512",
+    "word vectors not whitened": "--model.word-whitening 0 --model.word-constant 1e-4",
+    "order at 0.1": "--model.order-share 0.1",
+    "order at 0.3": "--model.order-share 0.3",
+    "encoder 64": "--model.hidden-size 64",
+    "encoder 256": "--model.hidden-size 256",
+    "code 160": "--model.order-size 160",
+    "code 512": "--model.order-size 512",
+    "decoder 128": "--model.decoder-hidden-size 128",
+    "decoder 256": "--model.decoder-hidden-size 256",
+    "positions 128": "--model.position-size 128",
+    "positions 192": "--model.position-size 192",
+    "positions 320": "--model.position-size 320",
 }
 Figures = dict[str, float]
+_DIGITS = {"seconds": 0, "speed": 0, "meaning": 2, "joined": 2}
+_CLOSED_FORM = (
+    "neighbour_strength",
+    "spelling_size",
+    "spelling_constant",
+    "word_constant",
+    "order_share",
+    "position_size",
+)
+"""Settings that do not touch what is trained: rows that differ in them alone share one training."""
+
+
+_trained: dict[str, tuple[Figures, dict[str, Any]]] = {}
 
 
 def measure(flags: str, arguments: argparse.Namespace, seed: int) -> Figures:
@@ -57,8 +69,6 @@ def measure(flags: str, arguments: argparse.Namespace, seed: int) -> Figures:
     from command_lines import parse_job
 
     from lstm_embed.corpus.token_set import TokenSet
-    from lstm_embed.evaluation.similarity import read_pairs
-    from lstm_embed.model.encoder import SentenceEncoder
     from lstm_embed.training.run import RunFolder, plan_run
     from lstm_embed.training.session import LocalSession
     from lstm_embed.training.setup import plan_of, set_up, steps_of
@@ -71,58 +81,54 @@ def measure(flags: str, arguments: argparse.Namespace, seed: int) -> Figures:
         )
         tokens = TokenSet.open(config.tokens)
         data = {"tokens": tokens.fingerprint, "precision": config.precision}
-        run = plan_run(
-            config,
-            None,
-            data,
-            steps_of(config, plan_of(config, tokens)),
-            path=RunFolder.of(config).path,
-            finished=False,
-        )
-        begin = time.process_time()
+        steps = steps_of(config, plan_of(config, tokens))
+        run = plan_run(config, None, data, steps, path=RunFolder.of(config).path, finished=False)
         worker = set_up(config, run, LocalSession(run.path))
-        worker.loop.train()
-        seconds = time.process_time() - begin
-        metrics = [json.loads(line) for line in Path(run.path, "metrics.jsonl").read_text().splitlines()]
-    encoder = SentenceEncoder(worker.loop.learner.model, tokens.vocabulary, tokens.tokenizer)
-    pairs = [read_pairs(path) for path in arguments.sts]
-    found = {"seconds": seconds, "accuracy": 100 * metrics[-1].get("train/accuracy", 0.0)}
-    return found | scores(encoder, pairs) | {"shuffled": scores(encoder, pairs, shuffle=True)["joined"]}
+        model = worker.loop.learner.model
+        trains = {name: value for name, value in config.meaning().items() if name.partition(".")[2] not in _CLOSED_FORM}
+        key = json.dumps(trains, sort_keys=True)
+        if key not in _trained:
+            begin = time.process_time()
+            worker.loop.train()
+            seconds = time.process_time() - begin
+            costs = {"seconds": seconds, "speed": worker.loop.progress.sentences / seconds}
+            _trained[key] = costs, model.order.state_dict()
+        costs, weights = _trained[key]
+        model.order.load_state_dict(weights)
+    return costs | scores(model, tokens, arguments)
 
 
-def scores(encoder: Any, pairs: Sequence[Any], shuffle: bool = False) -> Figures:
-    """Return the mean Spearman x100 of the sets, by the whole vectors and by their parts.
-
-    Args:
-        encoder: The model.
-        pairs: The sets.
-        shuffle: Put the words of every sentence in random order first.
-    """
+def scores(model: Any, tokens: Any, arguments: argparse.Namespace) -> Figures:
+    """Return the figures of a trained model."""
     from lstm_embed.evaluation.baselines import Tokens
-    from lstm_embed.evaluation.similarity import cosines, spearman
+    from lstm_embed.evaluation.classification import accuracy, read_sets
+    from lstm_embed.evaluation.corpora import token_set_sentences
+    from lstm_embed.evaluation.decoding import by_encoder, figures
+    from lstm_embed.evaluation.similarity import cosines, read_pairs, spearman
+    from lstm_embed.model.encoder import SentenceEncoder
 
-    def embed(texts: list[str]) -> Any:
-        if shuffle:
-            rng = random.Random(0)
-            words = Tokens(encoder.vocabulary, encoder.tokenizer["profile"]).words(texts)
-            texts = [" ".join(rng.sample(sentence, len(sentence))) for sentence in words]
-        return encoder.encode(texts)
-
-    sides = [(embed(one.left), embed(one.right)) for one in pairs]
-    config = encoder.config
-    begins = np.cumsum([0, encoder.autoencoder.word_vectors.shape[1], config.code_dimension, config.spelling_size])
-    parts = {name: slice(*begins[at : at + 2]) for at, name in enumerate(("words", "code", "spelling"))}
-    if config.output == "code":
-        parts = {"code": slice(None)}
-    return {
-        name: 100
-        * float(
-            np.mean(
-                [spearman(one.gold, cosines(a[:, part], b[:, part])) for one, (a, b) in zip(pairs, sides, strict=True)]
-            )
-        )
-        for name, part in {"joined": slice(None), **parts}.items()
+    encoders = {
+        name: SentenceEncoder(model, tokens.vocabulary, tokens.tokenizer, embedding=name)
+        for name in ("meaning", "joined", "exact")
     }
+    found: Figures = {}
+    pairs = [read_pairs(path) for path in arguments.sts]
+    for name in ("meaning", "joined"):
+        encode = encoders[name].encode
+        rhos = [spearman(one.gold, cosines(encode(one.left), encode(one.right))) for one in pairs]
+        found[name] = 100 * float(np.mean(rhos)) if rhos else 0.0
+    for labelled in read_sets(arguments.classification):
+        found[labelled.name] = accuracy(labelled, encoders["joined"].encode)["accuracy"]
+    texts = token_set_sentences(tokens, 20 * arguments.sentences, held_out=True).texts
+    reader = Tokens(tokens.vocabulary, tokens.tokenizer["profile"])
+    known = zip(texts, reader.words(texts), reader.read(texts, model.config.max_tokens), strict=True)
+    whole = [(text, words) for text, words, read in known if words == read]
+    for name, least, most in (("joined", 4, 32), ("exact", 4, 32), ("exact", 33, 64)):
+        some = [(text, words) for text, words in whole if least <= len(words) <= most][: arguments.sentences]
+        shares = figures([words for _, words in some], by_encoder(encoders[name])([text for text, _ in some]))
+        found[f"{name} {least}-{most} exact"] = float(shares["exact"] or 0.0)
+        found[f"{name} {least}-{most} in place"] = float(shares["in_place"] or 0.0)
+    return found
 
 
 def parse() -> argparse.Namespace:
@@ -130,8 +136,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", required=True)
     parser.add_argument("--vectors", required=True)
-    parser.add_argument("--sts", required=True, nargs="+")
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--sts", nargs="+", default=[])
+    parser.add_argument("--classification", nargs="+", default=[])
+    parser.add_argument("--sentences", type=int, default=300, help="sentences of each kind that are decoded")
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", nargs="*", default=list(ROWS), metavar="NAME")
     parser.add_argument("--row", action="append", default=[], metavar="NAME: FLAGS")
@@ -140,12 +148,9 @@ def parse() -> argparse.Namespace:
 
 
 def show(name: str, flags: str, seeds: Sequence[Figures]) -> None:
-    """Print a line of the table: means over the seeds, and how far the joined vectors' scores lie apart."""
-    mean = {key: statistics.fmean(one[key] for one in seeds) for key in seeds[0]}
-    spread = (max(one["joined"] for one in seeds) - min(one["joined"] for one in seeds)) / 2
-    parts = " | ".join(f"{mean[key]:.1f}" if key in mean else "" for key in ("words", "code", "spelling", "shuffled"))
-    joined = f"{mean['joined']:.2f}" + (f" ± {spread:.2f}" if len(seeds) > 1 else "")
-    print(f"| {name} | {mean['seconds']:.0f} | {joined} | {parts} | {mean['accuracy']:.1f} | `{flags}` |", flush=True)
+    """Print a line of the table: means over the seeds."""
+    cells = [f"{statistics.fmean(one[key] for one in seeds):.{_DIGITS.get(key, 1)}f}" for key in seeds[0]]
+    print(f"| {name} | {' | '.join(cells)} | `{flags}` |", flush=True)
 
 
 def main() -> None:
@@ -155,8 +160,6 @@ def main() -> None:
     rows |= {name.strip(): flags.strip() for name, _, flags in (row.partition(":") for row in arguments.row)}
     kept = Path(arguments.results) if arguments.results else None
     known = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
-    print("| row | CPU s | vectors | word mean | code | spelling | words shuffled | words right, % | flags |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, flags in rows.items():
         seeds = []
         for seed in arguments.seeds:
@@ -168,6 +171,12 @@ def main() -> None:
                     with kept.open("a") as file:
                         file.write(json.dumps({"key": key, "figures": figures}) + "\n")
             seeds.append(figures)
+        if name == next(iter(rows)):
+            print(
+                f"| row | {' | '.join(seeds[0])} | flags |",
+                "|".join(["", *[" --- "] * (len(seeds[0]) + 2), ""]),
+                sep="\n",
+            )
         show(name, flags, seeds)
 
 

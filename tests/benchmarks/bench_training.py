@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import statistics
@@ -104,8 +103,7 @@ def variants(arguments: argparse.Namespace, folder: str) -> dict[str, tuple[Run,
     def config(preset: str, steps: int, **fields: Any) -> TrainingConfig:
         # The original's word vectors had 128 dimensions.
         vectors = arguments.vectors if preset != "original" else arguments.vectors_128
-        model = {name: fields.pop(name) for name in list(fields) if name in vars(ModelConfig())}
-        made = TrainingConfig.for_preset(
+        return TrainingConfig.for_preset(
             preset,
             tokens=arguments.tokens,
             vectors=vectors,
@@ -120,21 +118,15 @@ def variants(arguments: argparse.Namespace, folder: str) -> dict[str, tuple[Run,
             gpu=arguments.gpu,
             **{"precision": arguments.precision, **fields},
         )
-        return dataclasses.replace(made, model=dataclasses.replace(made.model, **model))
 
     steps, few = arguments.steps, max(3, arguments.steps // 4)
-    masked = {"mask_padding": True}
     found: dict[str, tuple[Run, TrainingConfig]] = {
         "default, bare loop": (bare, config("default", steps)),
         "default, Ray, 1 worker": (on_ray, config("default", steps)),
         "default, Ray, 2 workers": (on_ray, config("default", steps, num_workers="2")),
         "default, bare loop, bf16": (bare, config("default", steps, precision="bf16")),
-        "original, padding counted": (bare, config("original", few, groups_per_step=1)),
-        "original, padding masked": (bare, config("original", few, groups_per_step=1, **masked)),
-        "original, padding masked, bf16": (
-            bare,
-            config("original", few, groups_per_step=1, precision="bf16", **masked),
-        ),
+        "original": (bare, config("original", few, micro_batches_per_step=1)),
+        "original, bf16": (bare, config("original", few, micro_batches_per_step=1, precision="bf16")),
     }
     if arguments.keras_python:
         for size in (16, 64):
