@@ -18,6 +18,7 @@ taken.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,8 +39,23 @@ _MOST_OFF = 0.01
 """By how much a length may be wrong: the logarithm of a length in fp16 says it to 0.2 %."""
 _LEAST = 0.7
 """A coefficient surely below this is not that of a word that is there once."""
+_FREQUENT = 1000
+"""Words that are candidates of every sentence."""
+_ROUNDS = (120, 400, 1500, 1500, 1500)
+"""Candidates each time the vocabulary is looked through."""
+_GATHERED = 48_000
+"""Candidates of all rows together whose rows of the table are held at a time."""
+_STEPS = 60
+_AT_ONCE = 12
+"""Words taken in a step at most."""
+_DOUBTFUL = 12
+_MENDABLE = 0.25
+"""Residual up to which a single wrong word may be the reason."""
+_LONGEST = 1e6
 _LITTLE = 0.01
 """Share of a vector's square that a word must explain to be named among those it leans to."""
+_PREFERENCE = 0.01
+"""What a frequency e times as high is worth, in cosine, where words are named that a vector leans to."""
 _LEANING_CANDIDATES = 500
 _NEVER = np.float32(-1e30)
 
@@ -108,14 +124,16 @@ class WordPursuit:
         self.noise = _NOISE * float(np.sqrt((1.0 / values).mean()))
         # The last two columns: what a word must explain to be there once, and how likely it is beforehand.
         self.table_VE = np.empty((num_words, self.size + 2), np.float32)
+        self.lengths_V = np.empty(num_words, np.float32)
         for start in range(0, num_words, block):
             rows = slice(start, start + block)
             dictionary_BD = self._joined(words_Vd[self.ids_V[rows]], spelling_Vs[self.ids_V[rows]])
             white_BD = dictionary_BD @ self.whiten_DD
             self.table_VE[rows, :-2] = white_BD
+            self.lengths_V[rows] = np.maximum(np.linalg.norm(dictionary_BD, axis=1), 1e-20)
             self.table_VE[rows, -2] = -0.5 * np.einsum("bd,bd->b", white_BD, white_BD)
         self.table_VE[:, -1] = np.log(p_V * 15.0)
-        self.num_frequent = min(1500, num_words)
+        self.num_frequent = min(_FREQUENT, num_words)
 
     def _joined(self, words_Rd: FloatArray, spelling_Rs: FloatArray) -> FloatArray:
         return np.hstack([words_Rd, spelling_Rs]).astype(np.float32) * self.scales_D
@@ -123,7 +141,7 @@ class WordPursuit:
     # Sums of known length
 
     def find(
-        self, words_Rd: FloatArray, spelling_Rs: FloatArray, *, most_words: int = 64, rows_at_once: int = 64
+        self, words_Rd: FloatArray, spelling_Rs: FloatArray, *, most_words: int = 64, rows_at_once: int = 192
     ) -> list[Bag]:
         """Return the words of each row and how often they are there.
 
@@ -155,41 +173,43 @@ class WordPursuit:
         found: list[IntArray] = []
         for start in range(0, len(words_Rd), 64):
             rows = slice(start, start + 64)
-            target_RD = np.hstack([_unit(words_Rd[rows]), _unit(spelling_Rs[rows])]) * self.scales_D
-            found.extend(self._leanings(target_RD @ self.whiten_DD, most_words))
+            target_RD = np.hstack([_unit(words_Rd[rows]), _unit(spelling_Rs[rows])]).astype(np.float32)
+            found.extend(self._leanings(target_RD, most_words))
         return found
 
     def _leanings(self, target_RD: FloatArray, most_words: int) -> list[IntArray]:
         size = self.size
         most = min(_LEANING_CANDIDATES, len(self.table_VE))
-        lengths_V = np.sqrt(np.maximum(-2.0 * self.table_VE[:, -2], 1e-20))
+        query_RD = target_RD @ self.unwhiten_DD
+        prior_V = _PREFERENCE * self.table_VE[:, -1]
         least_R = np.full((len(target_RD), 1), -np.inf, np.float32)
         none = np.zeros(0, np.int64)
         row, column, cosine = none, none, np.zeros(0, np.float32)
         for start in range(0, len(self.table_VE), self.block):
             block = slice(start, start + self.block)
-            cosine_RB = target_RD @ self.table_VE[block, :size].T / lengths_V[block]
+            cosine_RB = query_RD @ self.table_VE[block, :size].T / self.lengths_V[block] + prior_V[block]
             new_row, new_column = np.nonzero(cosine_RB > least_R)
             new = new_row, new_column + start, cosine_RB[new_row, new_column].astype(np.float32)
             row, column, cosine = _best([(row, column, cosine), new], most, least_R)
         found = []
         for at, target_D in enumerate(target_RD):
             candidates = column[row == at]
-            found.append(self._leaning(target_D, candidates, lengths_V[candidates], most_words))
+            found.append(self._leaning(target_D, candidates, most_words))
         return found
 
-    def _leaning(self, target_D: FloatArray, candidates: IntArray, lengths_M: FloatArray, most_words: int) -> IntArray:
+    def _leaning(self, target_D: FloatArray, candidates: IntArray, most_words: int) -> IntArray:
         length = float(np.linalg.norm(target_D))
         if not length > 0.0:
             return np.zeros(0, np.int64)
-        unit_MD = self.table_VE[candidates, : self.size] / lengths_M[:, None]
+        unit_MD = self.table_VE[candidates, : self.size] @ self.unwhiten_DD / self.lengths_V[candidates, None]
+        prior_M = _PREFERENCE * self.table_VE[candidates, -1]
         taken: list[int] = []
         coefficients = np.zeros(0)
         rest_D, rest = target_D, length
         while len(taken) < most_words:
             cosine_M = unit_MD @ rest_D
             cosine_M[taken] = -np.inf
-            best = int(cosine_M.argmax())
+            best = int((cosine_M + rest * prior_M).argmax())
             if not cosine_M[best] > 0.0:
                 break
             fitted, left = nnls(unit_MD[[*taken, best]].T.astype(np.float64), target_D.astype(np.float64))
@@ -206,13 +226,38 @@ class WordPursuit:
         d = self.word_size
         parts = joined_RD[:, :d] @ self.whiten_DD[:d], joined_RD[:, d:] @ self.whiten_DD[d:]
         state = _State(self, joined_RD, parts, most_words)
-        for number in range(6):
+        self._pursue(state, _ROUNDS)
+        for row in np.flatnonzero(~state.done_R).tolist():
+            self._repair(state, row)
+        return state.best
+
+    def _pursue(self, state: _State, rounds: Sequence[int]) -> None:
+        """Look through the vocabulary once for each number of candidates in `rounds`, or until all is explained."""
+        for most in rounds:
             open_R = np.flatnonzero(~state.done_R)
             if not len(open_R):
                 break
-            candidates_RM = self._candidates(state, open_R, 400 if number < 2 else 1500)
-            state.search(open_R, candidates_RM)
-        return [state.bag(row) for row in range(len(joined_RD))]
+            candidates_RM = self._candidates(state, open_R, most)
+            at_once = max(1, _GATHERED // max(candidates_RM.shape[1], 1))
+            for start in range(0, len(open_R), at_once):
+                rows = slice(start, start + at_once)
+                state.search(open_R[rows], candidates_RM[rows])
+
+    def _repair(self, state: _State, row: int) -> None:
+        """Pursue a row again without one of its words, for each of the most doubtful ones.
+
+        A word and one that is almost the same may have been taken for each other.
+        """
+        taken = state.taken[row]
+        if not len(taken) or state.best[row].residual > _MENDABLE:
+            return
+        fitted = state.coefficients[row]
+        doubtful = np.argsort(-np.abs(fitted - np.rint(fitted)), kind="stable")[:_DOUBTFUL]
+        attempt = state.without(row, doubtful)
+        self._pursue(attempt, _ROUNDS[-1:])
+        for bag in attempt.best:
+            if bag.residual < state.best[row].residual:
+                state.best[row] = bag
 
     def _candidates(self, state: _State, rows: IntArray, most: int) -> IntArray:
         """Return for each row the likeliest words that are not among the most frequent, shape (R, M)."""
@@ -254,9 +299,9 @@ class _State:
         length_R = np.linalg.norm(joined_RD, axis=1)
         self.floor_R = np.maximum(pursuit.noise**2 * length_R**2 / pursuit.size, 1e-20).astype(np.float32)
         self.variance_R = self._variance()
-        self.done_R = length_R == 0.0
+        self.done_R = ~((length_R > 0.0) & (length_R < _LONGEST))
         self.best: list[Bag] = [_NOTHING] * num_rows
-        self.stuck_R = np.zeros(num_rows, np.int64)
+        self.forbidden = np.full(num_rows, -1, np.int64)
 
     def _variance(self) -> FloatArray:
         taken_R = np.array([len(taken) for taken in self.taken])
@@ -264,56 +309,57 @@ class _State:
             np.einsum("rd,rd->r", self.rest_RD, self.rest_RD) / (self.pursuit.size - taken_R), self.floor_R
         ).astype(np.float32)
 
+    def without(self, row: int, places: IntArray) -> _State:
+        """Return a state with this row once for each of `places`, the word taken there given up for good."""
+        rows = np.full(len(places), row)
+        made = _State(self.pursuit, self.joined_RD[rows], (self.parts[0][rows], self.parts[1][rows]), self.most_words)
+        made.target_RD = self.target_RD[rows]
+        made.taken = [np.delete(self.taken[row], place) for place in places]
+        made.coefficients = [np.zeros(len(taken), np.float32) for taken in made.taken]
+        made.forbidden = self.taken[row][places]
+        with_words = np.array([at for at, taken in enumerate(made.taken) if len(taken)], np.int64)
+        if len(with_words):
+            made.refit(with_words)
+        return made
+
     def query(self, rows: IntArray) -> FloatArray:
         return np.hstack([self.rest_RD[rows], np.ones((len(rows), 1), np.float32), self.variance_R[rows, None]])
 
     def search(self, rows: IntArray, candidates_RM: IntArray) -> None:
         """Pursue among candidates and the most frequent words until none of them is likely."""
-        pursuit = self.pursuit
-        table = pursuit.table_VE
-        gathered_RME = table[np.maximum(candidates_RM, 0)]
+        frequent_FE = self.pursuit.table_VE[: self.pursuit.num_frequent]
+        gathered_RME = self.pursuit.table_VE[np.maximum(candidates_RM, 0)]
         gathered_RME[candidates_RM < 0] = 0.0
         gathered_RME[candidates_RM < 0, -2] = _NEVER
-        frequent_FE = table[: pursuit.num_frequent]
-        active = np.arange(len(rows))
-        columns_RN = np.hstack([np.tile(np.arange(pursuit.num_frequent), (len(rows), 1)), candidates_RM])
+        columns_RN = np.hstack([np.tile(np.arange(len(frequent_FE)), (len(rows), 1)), candidates_RM])
         # A word that was dropped comes back only when the vocabulary is looked through again.
-        tried: list[list[IntArray]] = [[self.taken[row]] for row in rows]
-        for step in range(60):
-            query_RE = self.query(rows[active])
-            score_RN = np.hstack(
-                [
-                    query_RE @ frequent_FE.T,
-                    np.matmul(gathered_RME[active] if len(active) < len(rows) else gathered_RME, query_RE[:, :, None])[
-                        :, :, 0
-                    ],
-                ]
-            )
-            going, changed = [], []
-            for place, at in enumerate(active):
-                row = rows[at]
-                score_N = score_RN[place]
-                columns_N = columns_RN[at]
-                taken = self.taken[row]
-                score_N[np.isin(columns_N, np.concatenate(tried[at]))] = -np.inf
-                likely = np.flatnonzero(score_N > 0.0)
-                if not len(likely):
-                    if step == 0 and score_N.max(initial=-np.inf) > _NEVER / 2:
-                        likely = score_N.argmax()[None]
-                    else:
-                        continue
-                if len(likely) > 12:
-                    likely = likely[np.argpartition(-score_N[likely], 12)[:12]]
-                if len(taken) >= 2 * self.most_words:
-                    continue
-                self.taken[row] = np.concatenate([taken, columns_N[likely]])
-                tried[at].append(columns_N[likely])
-                going.append(at)
-                changed.append(row)
-            if not going:
+        barred_RN = columns_RN == self.forbidden[rows, None]
+        for at, row in enumerate(rows):
+            barred_RN[at] |= np.isin(columns_RN[at], self.taken[row])
+        going_R = np.ones(len(rows), bool)
+        most_taken = min(2 * self.most_words, self.pursuit.size // 2)
+        for step in range(_STEPS):
+            query_RE = self.query(rows)
+            score_RN = np.hstack([query_RE @ frequent_FE.T, np.matmul(gathered_RME, query_RE[:, :, None])[:, :, 0]])
+            score_RN[barred_RN] = -np.inf
+            for at in np.flatnonzero(going_R).tolist():
+                taken = self.taken[rows[at]]
+                likely = np.flatnonzero(score_RN[at] > 0.0)
+                if not len(likely) and step == 0 and score_RN[at].max(initial=-np.inf) > _NEVER / 2:
+                    likely = score_RN[at].argmax()[None]
+                if len(likely) > _AT_ONCE:
+                    likely = likely[np.argpartition(-score_RN[at, likely], _AT_ONCE)[:_AT_ONCE]]
+                going_R[at] = len(likely) > 0 and len(taken) + len(likely) <= most_taken
+                if going_R[at]:
+                    self.taken[rows[at]] = np.concatenate([taken, columns_RN[at, likely]])
+                    barred_RN[at, likely] = True
+            if not going_R.any():
                 break
-            active = np.array(going)
-            self.refit(np.array(changed))
+            self.refit(rows[going_R])
+            if going_R.mean() < 0.6:
+                self.finish(rows[~going_R])
+                rows, columns_RN, barred_RN = rows[going_R], columns_RN[going_R], barred_RN[going_R]
+                gathered_RME, going_R = gathered_RME[going_R], going_R[going_R]
         self.finish(rows)
 
     def refit(self, rows: IntArray) -> None:
@@ -328,7 +374,7 @@ class _State:
         words_RKD[~real_RK] = 0.0
         gram_RKK = np.matmul(words_RKD, words_RKD.transpose(0, 2, 1))
         every = np.arange(most)
-        gram_RKK[:, every, every] *= 1.0 + 1e-6
+        gram_RKK[:, every, every] *= 1.0 + 1e-5
         gram_RKK[:, every, every] += ~real_RK
         inverse_RKK = np.linalg.inv(gram_RKK)
         right_RK = np.matmul(words_RKD, self.target_RD[rows][:, :, None])[:, :, 0]
@@ -390,9 +436,6 @@ class _State:
             scales.append(1.0 / scale)
         return float(np.sqrt(total / 2.0)), (scales[0], scales[1])
 
-    def bag(self, row: int) -> Bag:
-        return self.best[row]
-
 
 _NOTHING = Bag(ids=np.zeros(0, np.int64), counts=np.zeros(0, np.int64), residual=1.0)
 
@@ -407,7 +450,7 @@ def _root_mean_square(part_Vd: FloatArray, rows: IntArray) -> float:
 
 def _least_squares(words_KD: FloatArray, target_D: FloatArray) -> FloatArray:
     gram_KK = words_KD @ words_KD.T
-    gram_KK[np.diag_indices(len(gram_KK))] *= 1.0 + 1e-6
+    gram_KK[np.diag_indices(len(gram_KK))] *= 1.0 + 1e-5
     return np.linalg.solve(gram_KK, words_KD @ target_D) if len(gram_KK) else np.zeros(0, np.float32)
 
 

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_embed.model.pursuit import Bag, WordPursuit
+
+WORDS = 400
+COUNTS = np.concatenate([[0, 50], 20_000 / np.arange(1, WORDS - 1)]).astype(np.int64)
+WITHOUT_VECTOR = 17
+
+
+@cache
+def dictionary() -> tuple[np.ndarray, np.ndarray]:
+    """Return words and spelling: frequent words short in both, 6 and 7 almost the same, rows without a word zero."""
+    rng = np.random.default_rng(0)
+    words, spelling = rng.normal(size=(WORDS, 60)), rng.normal(size=(WORDS, 50))
+    words[7] = words[6] + 0.1 * rng.normal(size=60)
+    spelling[7] = spelling[6] + 0.3 * rng.normal(size=50)
+    p = COUNTS / COUNTS.sum()
+    for part, length, constant in ((words, 3.0, 5e-3), (spelling, 1.0, 3e-4)):
+        part *= length / np.linalg.norm(part, axis=1, keepdims=True) * (constant / (constant + p))[:, None]
+        part[[0, 1, WITHOUT_VECTOR]] = 0.0
+    return words.astype(np.float32), spelling.astype(np.float32)
+
+
+@cache
+def pursuit() -> WordPursuit:
+    return WordPursuit(*dictionary(), COUNTS, block=64)
+
+
+def sums(sentences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    words, spelling = dictionary()
+    return (
+        np.array([words[list(ids)].sum(0) for ids in sentences], np.float32).reshape(-1, 60),
+        np.array([spelling[list(ids)].sum(0) for ids in sentences], np.float32).reshape(-1, 50),
+    )
+
+
+def rounded(part: np.ndarray) -> np.ndarray:
+    """Return rows as a vector of fp16 has them: the direction, and the logarithm of the length."""
+    lengths = np.linalg.norm(part, axis=1, keepdims=True)
+    directions = (part / np.maximum(lengths, 1e-9)).astype(np.float16).astype(np.float32)
+    return directions * np.expm1(np.log1p(lengths).astype(np.float16).astype(np.float32))
+
+
+def as_counts(bag: Bag) -> dict[int, int]:
+    return dict(zip(bag.ids.tolist(), bag.counts.tolist(), strict=True))
+
+
+WORD = st.integers(2, WORDS - 1).filter(lambda word: word != WITHOUT_VECTOR)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(WORD, min_size=1, max_size=12), st.booleans())
+def test_words_and_counts_come_back_from_rounded_sums(ids: list[int], half: bool) -> None:
+    parts = sums([ids])
+    (bag,) = pursuit().find(*(map(rounded, parts) if half else parts))
+    assert as_counts(bag) == Counter(ids)
+    assert bag.agrees
+    assert bag.residual < (0.001 if half else 0.0001)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=64))
+def test_frequent_words_are_counted_exactly(ids: list[int]) -> None:
+    (bag,) = pursuit().find(*map(rounded, sums([ids])))
+    assert as_counts(bag) == Counter(ids)
+
+
+def test_words_that_are_almost_the_same_are_told_apart() -> None:
+    sentences = [[6, 40, 41], [7, 40, 41], [6, 7, 40], [7, 7, 90, 5, 2, 2]]
+    bags = pursuit().find(*map(rounded, sums(sentences)))
+    assert [as_counts(bag) for bag in bags] == [Counter(ids) for ids in sentences]
+
+
+def test_an_answer_depends_neither_on_the_batch_nor_on_the_run() -> None:
+    rng = np.random.default_rng(1)
+    sentences = [rng.integers(20, WORDS, n).tolist() for n in rng.integers(1, 12, 50)]
+    words, spelling = map(rounded, sums(sentences))
+    together = pursuit().find(words, spelling)
+    assert [as_counts(bag) for bag in together] == [Counter(ids) for ids in sentences]
+    again = pursuit().find(words, spelling)
+    assert [bag.residual for bag in again] == [bag.residual for bag in together]
+    in_sevens = [bag for start in range(0, 50, 7) for bag in pursuit().find(words[start:][:7], spelling[start:][:7])]
+    assert [as_counts(bag) for bag in in_sevens] == [as_counts(bag) for bag in together]
+
+
+def test_a_zero_row_has_no_word_and_no_rows_have_no_answer() -> None:
+    zeros = np.zeros((2, 60), np.float32), np.zeros((2, 50), np.float32)
+    assert all(len(bag.ids) == 0 and not bag.agrees for bag in pursuit().find(*zeros))
+    assert [len(ids) for ids in pursuit().leanings(*zeros)] == [0, 0]
+    assert pursuit().find(zeros[0][:0], zeros[1][:0]) == []
+    assert pursuit().leanings(zeros[0][:0], zeros[1][:0]) == []
+
+
+@pytest.mark.parametrize("length", [1e-6, 1.0, 30.0, 1e20])
+def test_noise_has_an_answer_that_does_not_agree(length: float) -> None:
+    rng = np.random.default_rng(2)
+    words, spelling = (length * rng.normal(size=(5, size)).astype(np.float32) for size in (60, 50))
+    with np.errstate(over="ignore"):
+        bags = pursuit().find(words, spelling)
+    assert not any(bag.agrees for bag in bags)
+    assert all(set(bag.ids.tolist()) <= set(range(2, WORDS)) - {WITHOUT_VECTOR} for bag in bags)
+
+
+def test_a_disturbed_sum_is_not_taken_for_a_sentence() -> None:
+    words, spelling = sums([[20, 30, 40]])
+    words[0] += 0.1 * np.random.default_rng(3).normal(size=60).astype(np.float32)
+    (bag,) = pursuit().find(words, spelling)
+    assert not bag.agrees
+
+
+def test_a_vector_without_length_leans_to_its_words() -> None:
+    sentences = [[100, 120, 140], [200, 220]]
+    words, spelling = sums(sentences)
+    found = pursuit().leanings(7.0 * words, 0.01 * spelling)
+    assert [sorted(ids.tolist()) for ids in found] == sentences
+    mean = pursuit().leanings(words.mean(0, keepdims=True), spelling.mean(0, keepdims=True))[0]
+    assert set(mean.tolist()) == {100, 120, 140, 200, 220}
+
+
+def test_as_many_words_are_named_as_were_asked_for_at_most() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.normal(size=(3, 60)).astype(np.float32), rng.normal(size=(3, 50)).astype(np.float32)
+    for most in (1, 5, 16):
+        found = pursuit().leanings(*noise, most_words=most)
+        assert all(1 <= len(ids) <= most and len(set(ids.tolist())) == len(ids) for ids in found)
