@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import make_vocabulary
 from training_help import make_config
 
 from lstm_embed import storage
@@ -29,14 +28,13 @@ def write_checkpoint(run_dir: str, step: int, value: float = 1.0) -> str:
         {"step": step, "note": "ä"},
         parameters={"weight": torch.full((3, 2), value)},
         moments={"exp_avg.weight": torch.zeros(3, 2)},
-        vocabulary=make_vocabulary(5, range(7)),
     )
     return path
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     found = checkpoint.load(write_checkpoint(str(tmp_path), 7, 0.1))
-    assert found.state == {"step": 7, "note": "ä"}
+    assert found.state == {"format": 2, "step": 7, "note": "ä"}
     assert torch.equal(found.parameters["weight"], torch.full((3, 2), 0.1))
     assert set(found.moments) == {"exp_avg.weight"}
 
@@ -90,12 +88,32 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_else_lies_
     assert checkpoint.newest(str(tmp_path / "nothing"), lambda message: None) is None
 
 
+def test_a_checkpoint_or_run_of_version_0_1_is_refused_with_what_reads_it(tmp_path: Path) -> None:
+    config = make_config(tmp_path, tmp_path / "runs")
+    folder, _ = started(config)
+    path = write_checkpoint(folder.path, 7)
+    manifest = storage.read_json(f"{path}/manifest.json")
+    del manifest["content"]["format"]
+    storage.write_json(f"{path}/manifest.json", manifest)
+    with pytest.raises(
+        InputError, match=r"step_00000007 is a checkpoint of lstm_embed 0\.1; continue its run with that"
+    ):
+        checkpoint.load(path)
+    values = storage.read_json(f"{folder.path}/run.json")
+    storage.write_json(f"{folder.path}/run.json", {**values, "format": 1})
+    with pytest.raises(InputError, match=r"small is a run of lstm_embed 0\.1 .*or choose another --run-name"):
+        folder.read()
+
+
 def test_weights_of_another_shape_are_refused_by_name() -> None:
-    model = torch.nn.Linear(3, 2)
-    with pytest.raises(InputError, match="weight"):
-        checkpoint.load_parameters(model, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, "somewhere")
-    with pytest.raises(InputError, match="bias"):
-        checkpoint.load_parameters(model, {"weight": torch.zeros(2, 3)}, "somewhere")
+    own = dict(torch.nn.Linear(3, 2).named_parameters())
+    for tensors, wrong in (
+        ({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, "weight"),
+        ({"weight": torch.zeros(2, 3)}, "bias"),
+        ({"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "key": torch.zeros(1)}, "key"),
+    ):
+        with pytest.raises(InputError, match=f"the weights of somewhere do not fit the model: {wrong} differ"):
+            checkpoint.load_tensors(own, tensors, "somewhere")
 
 
 def test_the_optimizer_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
@@ -112,12 +130,11 @@ def test_the_optimizer_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
         {},
         parameters=checkpoint.trained_parameters(first),
         moments=checkpoint.optimizer_tensors(first, adam),
-        vocabulary=make_vocabulary(5, range(7)),
     )
     step(first, adam, 1)
     found = checkpoint.load(str(tmp_path / "c"))
     other = torch.optim.Adam(second.parameters(), fused=True)
-    checkpoint.load_parameters(second, found.parameters, found.path)
+    checkpoint.load_tensors(dict(second.named_parameters()), found.parameters, found.path)
     checkpoint.load_optimizer(second, other, found.moments, found.path)
     step(second, other, 1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
@@ -143,15 +160,15 @@ def test_a_run_is_what_its_folder_says_and_the_same_command_continues_it(tmp_pat
 
 def test_a_run_name_with_another_meaning_is_refused_naming_the_differences(tmp_path: Path) -> None:
     folder, run = started(make_config(tmp_path, tmp_path / "runs"))
-    model = dataclasses.replace(make_config(tmp_path, tmp_path).model, noise=0.1)
+    model = dataclasses.replace(make_config(tmp_path, tmp_path).model, order_share=0.1)
     changed = make_config(tmp_path, tmp_path / "runs", learning_rate=0.5, model=model)
     with pytest.raises(FingerprintMismatch) as caught:
         plan_run(changed, run, {**DATA, "tokens": "u"}, 100, path=folder.path, finished=False)
     message = str(caught.value)
     for part in (
         "run small",
-        "learning_rate was 0.005 and is now 0.5",
-        "model.noise was 0.3 and is now 0.1",
+        "learning_rate was 0.05 and is now 0.5",
+        "model.order_share was 0.2 and is now 0.1",
         "tokens was",
     ):
         assert part in message
@@ -220,11 +237,11 @@ def test_the_learning_rate_rises_to_one_and_falls_to_its_end(
     ("field", "value", "flag"),
     [
         ("epochs", 0, "--epochs"),
-        ("group_size", 7, "--group-size"),
+        ("micro_batch_sentences", 0, "--micro-batch-sentences"),
         ("learning_rate", float("nan"), "--learning-rate"),
         ("min_tokens", 9, "--min-tokens"),
         ("num_workers", "3:2", "--num-workers"),
-        ("num_workers", "5", "--groups-per-step"),
+        ("num_workers", "5", "--micro-batches-per-step"),
         ("checkpoint_every", "0", "--checkpoint-every"),
         ("checkpoint_every", "2.5", "--checkpoint-every"),
         ("precision", "fp16", "--gpu"),

@@ -21,16 +21,17 @@ from training_help import Crash, Team, ThreadSession, final_weights, make_config
 
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.errors import FingerprintMismatch, InputError, NonFiniteLoss
-from lstm_embed.model.autoencoder import Autoencoder
-from lstm_embed.model.folder import save_model
-from lstm_embed.training import checkpoint
-from lstm_embed.training.config import TrainingConfig
+from lstm_embed.model.config import original
+from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.model.folder import load_model, save_model
+from lstm_embed.training import checkpoint, setup
+from lstm_embed.training.finish import finish
 from lstm_embed.training.learner import Layout
-from lstm_embed.training.run import Run
+from lstm_embed.training.run import Run, RunFolder
 from lstm_embed.training.session import LocalSession
-from lstm_embed.training.setup import set_up, take_weights
+from lstm_embed.training.setup import make_model, set_up, take_weights
 
-LOSSES = ("train/loss", "train/reconstruction", "train/contrast", "val/loss")
+LOSSES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/words_in_place")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_a_run_that_is_stopped_saves_the_step_it_stands_at_and_goes_on_from_ther
     assert same(final_weights(workers[0]), whole[size][0])
 
 
-def test_other_numbers_of_workers_train_on_the_same_groups_and_end_nearly_alike(
+def test_other_numbers_of_workers_train_on_the_same_micro_batches_and_end_nearly_alike(
     data: Path, whole: dict[int, Any], tmp_path: Path
 ) -> None:
     weights, rows = whole[1]
@@ -123,7 +124,9 @@ def test_training_learns_and_the_metrics_tell(whole: dict[int, Any]) -> None:
     assert [row["train/step"] for row in rows] == sorted({row["train/step"] for row in rows})
     validations = [row for row in rows if "val/loss" in row]
     assert len(validations) >= 3
-    assert validations[-1]["val/loss"] < 0.95 * validations[0]["val/loss"]
+    assert validations[-1]["val/loss"] < 0.97 * validations[0]["val/loss"]
+    for name in ("val/accuracy", "val/words_in_place"):
+        assert 0 < validations[0][name] < validations[-1][name] < 1
     for name in ("learning_rate", "gradient_norm", "sentences_per_second", "tokens_per_second", "peak_memory_mib"):
         assert all(row[f"train/{name}"] > 0 for row in rows)
     assert all(0.9 <= row["train/padding_efficiency"] <= 1 for row in rows)
@@ -147,6 +150,8 @@ def test_a_checkpoint_holds_the_whole_state(data: Path, tmp_path: Path) -> None:
     assert state["wandb_id"] == run.wandb_id
     assert {"loss_scale", "good_steps"} == set(state["scaler"])
     assert {name.partition(".")[0] for name in found.moments} == {"exp_avg", "exp_avg_sq", "step"}
+    model = set_up(config, run, LocalSession(run.path)).loop.learner.model
+    assert found.parameters.keys() == {"neighbours", *checkpoint.trained_parameters(model)}
     assert "word_vectors" not in found.parameters
 
 
@@ -168,7 +173,9 @@ def test_a_torn_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(
     assert same(final_weights(workers[0]), whole[1][0])
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_step_and_group(data: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_step_and_micro_batch(
+    data: Path, tmp_path: Path
+) -> None:
     config = make_config(data, tmp_path)
     run = make_run(config)
     worker = set_up(config, run, LocalSession(run.path))
@@ -178,8 +185,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_step_and_grou
     expected = next(
         (share.step, number)
         for share in worker.loop.loader.steps(0, run.end)
-        for number, group in zip(share.owned, share.work.groups, strict=True)
-        if word in group.candidates_C
+        for number, batch in zip(share.owned, share.work.micro_batches, strict=True)
+        if word in batch.ids_BT
     )
     before: list[dict[str, Tensor]] = []
     step = worker.loop.learner.step
@@ -192,14 +199,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_step_and_grou
     with pytest.raises(NonFiniteLoss) as caught:
         worker.loop.train()
     assert f"step {expected[0]} " in str(caught.value)
-    assert f"group {expected[1]}" in str(caught.value)
+    assert f"the loss of micro-batch {expected[1]} is not" in str(caught.value)
     assert len(before) == expected[0] + 1
     assert same(before[-1], final_weights(worker))
 
 
 def test_all_workers_stop_at_a_step_that_is_not_finite(tmp_path: Path) -> None:
     write_data(tmp_path)
-    config = make_config(tmp_path, tmp_path / "runs", learning_rate=1e30, clip=0.0, warmup_steps=0)
+    config = make_config(tmp_path, tmp_path / "runs", learning_rate=1e38, clip=0.0, warmup_steps=0)
     with pytest.raises(NonFiniteLoss, match="not a finite number"):
         run_workers(config, make_run(config), 2)
 
@@ -230,14 +237,16 @@ def test_results_that_are_looked_at_later_change_nothing(data: Path, whole: dict
     assert same(final_weights(worker), before)
 
 
-def test_groups_computed_in_one_pass_or_one_after_the_other_give_the_same_gradient(data: Path, tmp_path: Path) -> None:
+def test_micro_batches_computed_in_one_pass_or_one_after_the_other_give_the_same_gradient(
+    data: Path, tmp_path: Path
+) -> None:
     gradients = []
     for together in (False, True):
         config = make_config(data, tmp_path)
         worker = set_up(config, make_run(config), LocalSession(str(tmp_path / "x")))
         worker.loop.loader._transform = Layout(0, together=together, pin=False)
         step = next(worker.loop.loader.steps(0, 1))
-        assert len(step.work.batches) == (1 if together else len(step.work.groups))
+        assert len(step.work.batches) == (1 if together else len(step.work.micro_batches))
         learner = worker.loop.learner
         outcome = learner.step(step, 0.0, stop=False, save=False).result()
         gradients.append((outcome, learner._gradient.clone()))
@@ -319,21 +328,78 @@ def test_word_vectors_of_another_vocabulary_are_refused(data: Path, tmp_path: Pa
         run_workers(config, make_run(config))
 
 
+# What neighbours teach, once
+
+
+def test_the_neighbours_are_learned_once_and_broadcast_and_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[int] = []
+    learn = setup.teach_neighbours
+
+    def count(*args: Any) -> int:
+        learned.append(learn(*args))
+        return learned[-1]
+
+    monkeypatch.setattr(setup, "teach_neighbours", count)
+    config = make_config(data, tmp_path)
+    run = make_run(config)
+    run_workers(config, run, 3, crash_at=12)
+    assert len(learned) == 1
+    assert learned[0] > 100
+    kept = checkpoint.load(checkpoint.list_checkpoints(run.path)[0]).parameters["neighbours"]
+    assert (kept - torch.eye(len(kept))).norm() > 0.1
+    # Data that would teach otherwise by now.
+    monkeypatch.setattr(setup, "teach_neighbours", None)
+    workers = run_workers(config, run, 2)
+    assert all(torch.equal(worker.loop.learner.model.neighbours, kept) for worker in workers)
+    finish(RunFolder.of(config), run, workers[0])
+    model = load_model(RunFolder.of(config).model_dir).model
+    assert torch.equal(model.neighbours, kept)
+
+
+def test_a_strength_of_zero_leaves_the_neighbours_out(data: Path, tmp_path: Path) -> None:
+    model = dataclasses.replace(make_config(data, tmp_path).model, neighbour_strength=0.0)
+    config = make_config(data, tmp_path, model=model)
+    found = set_up(config, make_run(config), LocalSession(str(tmp_path / "x"))).loop.learner.model
+    assert torch.equal(found.neighbours, torch.eye(16 + 16))
+
+
+def test_the_original_trains_and_resumes_with_the_same_bits(data: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(original(), hidden_size=6, max_tokens=20)
+    weights = []
+    for name, cuts in (("whole", []), ("cut", [6])):
+        config = make_config(data, tmp_path / name, preset="original", model=recipe, min_tokens=1, max_steps=8)
+        run = make_run(config)
+        for cut in cuts:
+            run_workers(config, run, 2, crash_at=cut)
+        worker = run_workers(config, run, 2)[0]
+        weights.append(final_weights(worker))
+    assert same(*weights)
+    rows = read_metrics(run)
+    losses = [row["val/loss"] for row in rows if "val/loss" in row]
+    assert losses[-1] < losses[0]
+    assert not any("accuracy" in name or "in_place" in name for row in rows for name in row)
+    assert finish(RunFolder.of(config), run, worker)["best_loss"] > 0
+    encoder = SentenceEncoder.load(RunFolder.of(config).model_dir)
+    assert encoder.reconstruct(["w1 w2", ""])[1].text == ""
+
+
 # Starting from earlier weights
 
 
-def trained(data: Path, storage: Path, **changes: Any) -> tuple[TrainingConfig, Run, Autoencoder, TokenSet]:
-    config = make_config(data, storage, max_steps=6, **changes)
+def trained(data: Path, storage: Path) -> tuple[Run, Any, TokenSet]:
+    config = make_config(data, storage, max_steps=6)
     run = make_run(config)
     worker = run_workers(config, run)[0]
-    return config, run, worker.loop.learner.model, worker.tokens
+    return run, worker.loop.learner.model, worker.tokens
 
 
 @pytest.mark.parametrize("source", ["checkpoint", "run", "model"])
 def test_a_new_run_starts_from_weights_of_any_kind_of_folder_on_a_grown_vocabulary(
     data: Path, tmp_path: Path, source: str
 ) -> None:
-    _, run, model, tokens = trained(data, tmp_path / "runs")
+    run, model, tokens = trained(data, tmp_path / "runs")
     (Path(run.path) / "run.json").write_text("{}")
     path = {
         "checkpoint": checkpoint.list_checkpoints(run.path)[0],
@@ -347,36 +413,25 @@ def test_a_new_run_starts_from_weights_of_any_kind_of_folder_on_a_grown_vocabula
     write_word_vectors(str(grown / "vectors"), larger.vocabulary)
     new = make_config(grown, tmp_path / "runs", run_name="new", init_from=path)
     fresh = set_up(new, make_run(new), LocalSession(str(tmp_path / "x"))).loop.learner.model
-    for name, parameter in fresh.named_parameters():
-        if parameter.requires_grad and name != "word_theta":
-            assert torch.equal(parameter, dict(model.named_parameters())[name]), name
-    old_theta, new_theta = model.word_theta, fresh.word_theta
-    assert old_theta is not None
-    assert new_theta is not None
-    for word in ("w0", "w117", "w199"):
-        assert new_theta[larger.vocabulary.id(word)] == old_theta[tokens.vocabulary.id(word)]
-    assert new_theta[larger.vocabulary.id("w230")] == 0
-    assert old_theta.detach().abs().max() > 0
-
-
-def test_trained_word_vectors_are_taken_over_word_by_word(data: Path, tmp_path: Path) -> None:
-    model_config = dataclasses.replace(make_config(data, tmp_path).model, freeze_word_vectors=False)
-    _, run, model, tokens = trained(data, tmp_path / "runs", model=model_config)
-    larger = write_token_set(str(tmp_path / "tokens"), num_words=260, seed=5)
-    vectors = np.ones((len(larger.vocabulary), 16), np.float32)
-    fresh = Autoencoder(model_config, vectors, larger.vocabulary.counts)
-    known = take_weights(fresh, larger.vocabulary, checkpoint.list_checkpoints(run.path)[0])
-    assert known == 202
-    row = larger.vocabulary.id("w55")
-    assert torch.equal(fresh.word_vectors[row], model.word_vectors[tokens.vocabulary.id("w55")])
-    assert not torch.equal(fresh.word_vectors[row], fresh.word_vectors[larger.vocabulary.id("w230")])
+    for name, parameter in checkpoint.trained_parameters(fresh).items():
+        assert torch.equal(parameter, dict(model.named_parameters())[name]), name
+    # What neighbours teach is of the new corpus and its words.
+    assert not torch.equal(fresh.neighbours, model.neighbours)
+    assert (fresh.neighbours - torch.eye(32)).norm() > 0.1
 
 
 def test_weights_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:
-    _, run, _, tokens = trained(data, tmp_path / "runs")
-    other = dataclasses.replace(make_config(data, tmp_path).model, hidden_size=9)
-    model = Autoencoder(other, np.ones((len(tokens.vocabulary), 16), np.float32), tokens.vocabulary.counts)
-    with pytest.raises(InputError, match="do not fit"):
-        take_weights(model, tokens.vocabulary, checkpoint.list_checkpoints(run.path)[0])
+    run, _, _ = trained(data, tmp_path / "runs")
+    path = checkpoint.list_checkpoints(run.path)[0]
+    for change in ({"hidden_size": 9}, {"decoder_hidden_size": 9}):
+        other = dataclasses.replace(make_config(data, tmp_path).model, **change)
+        model = make_model(make_config(data, tmp_path, model=other), TokenSet.open(str(data / "tokens")))
+        with pytest.raises(InputError, match="do not fit"):
+            take_weights(model, path)
     with pytest.raises(FileNotFoundError, match="--init-from"):
-        take_weights(model, tokens.vocabulary, str(tmp_path / "nothing"))
+        take_weights(model, str(tmp_path / "nothing"))
+    manifest = json.loads(Path(path, "manifest.json").read_text())
+    del manifest["content"]["format"]
+    Path(path, "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"is a checkpoint of lstm_embed 0\.1"):
+        take_weights(model, path)

@@ -153,7 +153,9 @@ def test_held_out_articles_are_not_looked_at(tokens: TokenSet) -> None:
             table = pq.read_table(part.path)
             article = table["article"].to_numpy()
             ids = [
-                rng.integers(1, 202, len(old)).tolist() if is_held_out(number, tokens.holdout_every) == held_out else old
+                rng.integers(1, 202, len(old)).tolist()
+                if is_held_out(number, tokens.holdout_every) == held_out
+                else old
                 for number, old in zip(article, table["ids"].to_pylist(), strict=True)
             ]
             column = table.schema.get_field_index("ids")

@@ -31,13 +31,13 @@ from lstm_embed.model.order import OrderAutoencoder
 
 def words_left(order: OrderAutoencoder, code: np.ndarray, vectors: np.ndarray, words: list[int]) -> list[Any]:
     """Return for each step of a sentence the words that are left with their probabilities, repeated ones as one."""
-    dense, bias = (p.detach().double().numpy() for p in order.key.parameters())
+    key = vectors @ order.key.weight.detach().double().numpy().T
     inputs = [np.concatenate([before, code]) for before in (np.zeros(vectors.shape[1]), *vectors[words[:-1]])]
     states = keras_lstm(np.array(inputs), *keras_weights(order.decoder))
     found = []
     for step, state in enumerate(states):
         left = Counter(words[step:])
-        scores = np.array([n * math.exp(state @ (dense @ vectors[word] + bias)) for word, n in left.items()])
+        scores = np.array([n * math.exp(state @ key[word]) for word, n in left.items()])
         found.append(dict(zip(left, scores / scores.sum(), strict=True)))
     return found
 

@@ -1,4 +1,4 @@
-"""Token sets as later stages see them: whole, verified, and with every sentence in exactly one training item."""
+"""Token sets as later stages see them: whole, verified, and with every sentence trained on or held out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lstm_embed import storage
 from lstm_embed.corpus import prepare
 from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.corpus.token_set import MAX_MIN_TOKENS, SCHEMA, TokenSet, count_items, is_held_out, neighbour_items
+from lstm_embed.corpus.token_set import MAX_MIN_TOKENS, SCHEMA, TokenSet, count_rows, is_held_out, rows_of
 from lstm_embed.errors import InputError
 
 
@@ -21,32 +21,24 @@ from lstm_embed.errors import InputError
 @given(
     lengths=st.lists(st.lists(st.integers(0, 9), max_size=7), max_size=12),
     min_tokens=st.integers(1, MAX_MIN_TOKENS),
-    parity=st.integers(0, 1),
     holdout_every=st.integers(2, 5),
-    held_out=st.booleans(),
 )
-def test_every_long_enough_sentence_is_in_one_item_with_its_neighbour(
-    lengths: list[list[int]], min_tokens: int, parity: int, holdout_every: int, held_out: bool
+def test_every_long_enough_sentence_is_trained_on_or_held_out(
+    lengths: list[list[int]], min_tokens: int, holdout_every: int
 ) -> None:
     article = np.array([number for number, found in enumerate(lengths) for _ in found], np.int32)
     num_tokens = np.array([length for found in lengths for length in found], np.int32)
-    first, second = neighbour_items(
-        article, num_tokens, min_tokens=min_tokens, parity=parity, holdout_every=holdout_every, held_out=held_out
-    )
-    expected = []
-    for number in range(len(lengths)):
-        if (number % holdout_every == holdout_every // 2) != held_out:
-            continue
-        rows = [int(row) for row in np.flatnonzero(article == number) if num_tokens[row] >= min_tokens]
-        if parity and rows:
-            expected.append((rows.pop(0), -1))
-        expected += [(rows[at], rows[at + 1] if at + 1 < len(rows) else -1) for at in range(0, len(rows), 2)]
-    assert list(zip(first.tolist(), second.tolist(), strict=True)) == expected
-    counted = count_items(article, num_tokens, holdout_every)
-    if held_out and parity == 0:
-        assert counted["held_out"][min_tokens - 1] == len(expected)
-    if not held_out:
-        assert counted[f"train_{parity}"][min_tokens - 1] == len(expected)
+    counted = count_rows(article, num_tokens, holdout_every)
+    for name, held_out in (("train", False), ("held_out", True)):
+        found = rows_of(
+            article, num_tokens, min_tokens=min_tokens, holdout_every=holdout_every, held_out=held_out
+        ).tolist()
+        assert found == [
+            row
+            for row, (number, length) in enumerate(zip(article, num_tokens, strict=True))
+            if length >= min_tokens and (number % holdout_every == holdout_every // 2) == held_out
+        ]
+        assert counted[name][min_tokens - 1] == len(found)
 
 
 def test_every_nth_article_is_held_out() -> None:
@@ -70,7 +62,7 @@ def test_an_open_token_set_tells_what_it_holds(made: str) -> None:
     assert found.read_part(0).schema.remove_metadata() == SCHEMA
     assert found.read_part(1, ["ids"]).column_names == ["ids"]
     assert len({part.identity for part in found.parts}) == 3
-    assert set(found.parts[0].stats["items"]) == {"train_0", "train_1", "held_out"}
+    assert set(found.parts[0].stats["holdout"]) == {"train", "held_out"}
     assert found.vocabulary.words[2:4] == ["two", "one"]
 
 

@@ -111,7 +111,7 @@ def test_a_resumed_run_is_one_run_whose_repeated_steps_show_their_last_value(tmp
     assert {run["run_id"] for run in runs} == {"abcd1234"}
     assert runs[0]["project"] == "project"
     assert runs[0]["tags"] == ["a", "b"]
-    assert runs[0]["config"]["update"]["learning_rate"] == 5e-3
+    assert runs[0]["config"]["update"]["learning_rate"] == 5e-2
     metrics = [record["metric"] for record in records if "metric" in record]
     assert any(metric.get("step_metric") == STEP for metric in metrics)
 
@@ -256,8 +256,9 @@ def test_sentences_are_sent_only_where_that_was_asked_for(tmp_path: Path) -> Non
         assert worker.wandb is not None
         if name == "asked":
             log = worker.wandb
-            worker.loop.after_validation = lambda step, groups: send_examples(log, worker, groups, step)  # noqa: B023
+            worker.loop.after_validation = lambda step, shares: send_examples(log, worker, shares, step)  # noqa: B023
         worker.loop.train()
+        assert worker.loop.learner.model.training
         finish(RunFolder.of(config), run, worker)
         worker.wandb.log_model(RunFolder.of(config).model_dir, "small-model")
         worker.wandb.finish()

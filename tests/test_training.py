@@ -157,7 +157,7 @@ def _kill_a_worker(run_dir: str, after: int) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_run_whose_loss_is_not_finite_fails_with_the_reason(data: Path, tmp_path: Path, ray_cluster: None) -> None:
-    config = make_config(data, tmp_path, learning_rate=1e30, clip=0.0, warmup_steps=0, num_workers="2")
+    config = make_config(data, tmp_path, learning_rate=1e38, clip=0.0, warmup_steps=0, num_workers="2")
     with pytest.raises(NonFiniteLoss, match=r"step \d+ .* not a finite number"):
         train(config)
     assert finished_run(config) is None

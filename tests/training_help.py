@@ -13,14 +13,16 @@ from synthetic import write_token_set, write_word_vectors
 from torch import Tensor
 
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.model.autoencoder import Autoencoder
 from lstm_embed.model.config import ModelConfig
+from lstm_embed.model.recipes import Model
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.run import Run, RunFolder, plan_run
 from lstm_embed.training.session import LocalSession, Session
 from lstm_embed.training.setup import Worker, make_model, plan_of, set_up, steps_of
 
-SMALL_MODEL = ModelConfig(hidden_size=6, code_size=16, num_negatives=20, train_max_tokens=8)
+SMALL_MODEL = ModelConfig(
+    hidden_size=6, order_size=16, decoder_hidden_size=8, position_size=16, spelling_size=16, train_max_tokens=8
+)
 _one_at_a_time = threading.Lock()
 
 
@@ -39,8 +41,8 @@ def make_config(data: Path, storage: Path, **changes: Any) -> TrainingConfig:
         "storage": str(storage),
         "run_name": "small",
         "model": SMALL_MODEL,
-        "group_size": 16,
-        "groups_per_step": 4,
+        "micro_batch_sentences": 16,
+        "micro_batches_per_step": 4,
         "epochs": 2,
         "log_steps": 3,
         "validate_steps": 6,
@@ -48,7 +50,7 @@ def make_config(data: Path, storage: Path, **changes: Any) -> TrainingConfig:
         "warmup_steps": 3,
         "checkpoint_every": "4",
         "precision": "fp32",
-        "learning_rate": 5e-3,
+        "learning_rate": 5e-2,
         **changes,
     }
     return TrainingConfig(**values)
@@ -131,7 +133,7 @@ class Team:
         self.value: Any = None
 
 
-def _make_model(*args: Any) -> Autoencoder:
+def _make_model(*args: Any) -> Model:
     # Initial weights come from torch's global random state, which threads share and processes do not.
     with _one_at_a_time:
         return make_model(*args)

@@ -41,7 +41,8 @@ class OrderAutoencoder(nn.Module):
         self.backward_lstm = Lstm(word_size, hidden_size)
         self.to_code = nn.Linear(2 * hidden_size, code_size)
         self.decoder = Lstm(word_size + code_size, decoder_hidden_size)
-        self.key = nn.Linear(word_size, decoder_hidden_size)
+        # A bias would add the same to all choices.
+        self.key = nn.Linear(word_size, decoder_hidden_size, bias=False)
 
     def project(self, vectors_Ud: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return what words add to the gates of each direction, to be shared by several batches; None on a GPU."""

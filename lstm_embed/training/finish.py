@@ -112,6 +112,8 @@ def send_examples(wandb: WandbLog, worker: Worker, shares: list[tuple[int, Share
         return
     model = worker.loop.learner.model
     encoder = SentenceEncoder(model, vocabulary, worker.tokens.tokenizer, device=str(model.device))
+    # cuDNN has no gradient outside training mode.
+    model.train()
     vectors = encoder.encode_ids(ids)
     likeness = encoder.similarity(vectors, vectors)
     np.fill_diagonal(likeness, -1.0)
