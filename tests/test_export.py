@@ -142,6 +142,16 @@ def test_sentence_transformers_normalizes_compares_saves_and_loads_again(tmp_pat
     assert (again / "README.md").read_text() == (tmp_path / "first" / "README.md").read_text()
 
 
+def test_vectors_of_an_exported_model_give_their_sentences_back(tmp_path: Path, sentences: list[str]) -> None:
+    save_model(tmp_path / "model", sentences)
+    export_to(tmp_path / "model", "sentence-transformers", tmp_path / "out", embedding="exact")
+    encoder = SentenceEncoder.load(str(tmp_path / "model"), embedding="exact")
+    words = [row[:6] for row in tokenize(sentences[:30]).to_pylist()]
+    found = encoder.decode(load(tmp_path / "out").encode([" ".join(row) for row in words]))
+    assert [list(decoded.words) for decoded in found] == words
+    assert sum(decoded.proven for decoded in found) > 20
+
+
 def test_an_exported_folder_needs_nothing_of_this_package_and_names_no_machine(
     tmp_path: Path, sentences: list[str]
 ) -> None:

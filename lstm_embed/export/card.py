@@ -89,8 +89,12 @@ _LIMITS = """## Limits
 - The licence of the corpus may bind the model; it is not known to this card."""
 _GUARD = """## Guard the vectors like the text
 
-Vectors made by this model give their sentences back to whoever has the model: from `exact` word for word, from `joined` most
-words in their places, from `meaning` many of the words. Store, share and erase them as you would the text itself."""
+Vectors made by this model give {} Store, share and erase them as you would the text itself."""
+_GIVEN_BACK = (
+    "their sentences back to whoever has the model: from `exact` word for word, from `joined` most words in their places, from "
+    "`meaning` many of the words."
+)
+_GIVEN_BACK_BY_ORIGINAL = "words of their sentences back to whoever has the model."
 
 
 def model_card(
@@ -112,7 +116,7 @@ def model_card(
         "## Use\n" + usage.rstrip(),
         _same_text(precision),
         "## What a vector holds\n\n" + _holds(model),
-        _GUARD,
+        _GUARD.format(_GIVEN_BACK if isinstance(model.model.config, ModelConfig) else _GIVEN_BACK_BY_ORIGINAL),
         "## What the model is\n\n" + _facts(model),
         "## Training data\n\n" + _data(model),
         "## Scores\n\n" + (_scores(scores) if scores else "None were given when this card was written."),
