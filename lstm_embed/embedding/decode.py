@@ -165,6 +165,7 @@ class DecodeJob:
                 model=self.model,
                 model_fingerprint=self.embeddings.model_fingerprint,
                 embedding=self.embeddings.embedding,
+                precision=self.embeddings.cpu_precision,
                 level=self.embeddings.level,
                 store=self.ledger.store,
                 erased=Erased.load(self.output),
@@ -249,15 +250,24 @@ class DecodeChunk:
         model: Model folder.
         model_fingerprint: Of the model the driver saw there.
         embedding: What the vectors consist of.
+        precision: Of the model's arithmetic when they were made.
         level: What has a vector.
         store: Where the parts go.
         erased: Articles that are left out.
     """
 
     def __init__(
-        self, *, model: str, model_fingerprint: str, embedding: str, level: str, store: PartStore, erased: Erased
+        self,
+        *,
+        model: str,
+        model_fingerprint: str,
+        embedding: str,
+        precision: str,
+        level: str,
+        store: PartStore,
+        erased: Erased,
     ) -> None:
-        self._encoder = open_model(model, model_fingerprint, embedding)
+        self._encoder = open_model(model, model_fingerprint, embedding, precision=precision)
         self._level, self._store, self._erased = level, store, erased
         self._decoding = threading.Lock()
 

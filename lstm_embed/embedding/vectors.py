@@ -130,6 +130,7 @@ class Embeddings:
         refuse_earlier(self.path, self.manifest["settings"])
         self.model_fingerprint: str = self.manifest["model"]
         self.embedding: str = self.manifest["settings"]["embedding"]
+        self.precision: str = self.manifest["settings"]["precision"]
         self.level: str = self.manifest["settings"]["vectors"]["level"]
         self.num_rows: int = self.manifest["rows"]
         self.part_paths = [storage.join(self.path, "parts", part["name"]) for part in self.manifest["parts"]]
@@ -173,12 +174,17 @@ class Embeddings:
                 f"{self.path} does not say where its model is; name the model's folder (--model)"
             ) from None
 
+    @property
+    def cpu_precision(self) -> str:
+        """The precision the vectors were made in, or, where no CPU has it, full precision."""
+        return self.precision if self.precision != "fp16" else "fp32"
+
     def encoder(self, model: str = "") -> SentenceEncoder:
-        """Load the model that made the vectors, with their embedding; see `model_path`."""
+        """Load the model that made the vectors on the CPU, with their embedding and precision; see `model_path`."""
         path = self.model_path(model)
         from lstm_embed.model.encoder import SentenceEncoder
 
-        return SentenceEncoder.load(path, embedding=self.embedding)
+        return SentenceEncoder.load(path, precision=self.cpu_precision, embedding=self.embedding)
 
     def batches(self, columns: Sequence[str], rows: int = 8192) -> Iterator[tuple[pa.Table, Matrix]]:
         """Yield the rows in order: the asked columns that there are, and the vectors of shape (n, d)."""

@@ -33,7 +33,7 @@ class ModelConfig:
     order_size: int = 320
     """Dimension of the LSTM autoencoder's code, at least 1: in which order the words stand."""
 
-    decoder_hidden_size: int = 256
+    decoder_hidden_size: int = 160
     """Units of the LSTM decoder, at least 1."""
 
     position_size: int = 256

@@ -2,14 +2,16 @@
 
 What neighbours taught is undone, and the halves of the meaning are brought back to length 1, so that scaled vectors decode too.
 The lengths that are stored beside them make sums of words and of spelling of the halves; `pursuit` finds the words in these.
-Their order is found by `assignment` where the vector has positions, else by the LSTM decoder, of whose best answers the one is
-taken whose code, computed again, is nearest. What came out is encoded again and compared with the vector.
+Their order is found by `assignment` where the vector has positions, else by the LSTM decoder: of its best answers the one is
+taken whose code, computed again, is nearest, and changed word by word while that brings the code nearer. What came out is
+encoded again and compared with the vector.
 
 Shape suffixes: n vectors, E embedding, M meaning, D order, P positions, R sentences, W candidates of each.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from lstm_embed.corpus.vocabulary import Vocabulary
@@ -29,17 +32,20 @@ from lstm_embed.model.sentence_model import LENGTH_SCALE, SentenceModel
 Matrix = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
-Encode = Callable[[Sequence[Ids], str], Matrix]
+Encode = Callable[[Sequence[Ids] | pa.ListArray, str], Matrix]
 """Returns the vectors of lists of ids; the second argument is the embedding."""
 
-_AT_ONCE = 256
+_AT_ONCE = 64
 _BEAM = 8
 _UNEQUAL = 0.02
 """Difference of the halves' lengths, as a share, from which a vector is taken to be no sentence's."""
 _LONGEST_LOG = 12.0
 """Logarithm of a length that no sentence reaches."""
-_MARGIN, _LEAST_MARGIN = 4.0, 1e-3
-"""The next best order of `joined` must be so many times farther from the code than the best, and by so much."""
+_SAME_CODE, _MARGIN = 2e-3, 4.0
+"""Distance of two codes of length 1 up to which they are the same, rounded to float16; the next best order of `joined` must be
+so many times farther for a proof."""
+_FARTHEST, _MOST_CHANGES = 4, 16
+"""How far words are swapped or moved to bring the code nearer, and how often."""
 _IMPOSSIBLE = -1e20
 _NOISE, _SCALE_NOISE = 1e-6, 2e-5
 
@@ -57,6 +63,15 @@ class Decoded:
     text: str
     words: tuple[str, ...]
     proven: bool
+
+
+@dataclass(frozen=True)
+class _Nearest:
+    """The order whose code is nearest, how far it is, and how far the next one that was tried is."""
+
+    ids: Ids
+    distance: float
+    next_best: float
 
 
 class VectorDecoder:
@@ -112,7 +127,7 @@ class VectorDecoder:
             row for row in whole if bags[row].agrees and bags[row].counts.sum() <= self._model.config.max_tokens
         ]
         others = np.setdiff1d(np.flatnonzero(largest[:, 0]), sentences)
-        for row, ids in zip(others, self._pursuit.lean(words[others], spelling[others]), strict=True):
+        for row, ids in zip(others, self._pursuit.leanings(words[others], spelling[others]), strict=True):
             found[row] = self._decoded(ids, False)
         if sentences:
             given = [np.repeat(bags[row].ids, bags[row].counts) for row in sentences]
@@ -189,26 +204,52 @@ class VectorDecoder:
             width=_BEAM,
         )
         places, likely = orders.cpu().numpy(), totals.cpu().numpy() > _IMPOSSIBLE
-        candidates = [
-            given[row][places[at, w, : lengths[row]]]
-            for at, row in enumerate(by_length)
-            for w in np.flatnonzero(likely[at])
-        ]
-        made = self._encode(candidates, "order")
-        ordered, sure = [np.zeros(0, np.int64)] * len(given), [False] * len(given)
-        first = 0
-        for at, row in enumerate(by_length):
-            last = first + int(likely[at].sum())
-            distances = np.linalg.norm(made[first:last] - codes[row], axis=1)
-            best, *others = np.argsort(distances, kind="stable")
-            ordered[row] = candidates[first + best]
-            sure[row] = all(distances[other] > _MARGIN * distances[best] + _LEAST_MARGIN for other in others)
-            first = last
-        return ordered, sure
+        trials = [given[row][places[at][likely[at], : lengths[row]]] for at, row in enumerate(by_length)]
+        found = dict(zip(by_length.tolist(), self._nearest(trials, codes[by_length]), strict=True))
+        open_rows = list(found)
+        for _ in range(_MOST_CHANGES):
+            open_rows = [row for row in open_rows if found[row].distance > _SAME_CODE]
+            trials = [found[row].ids[_rearranged(lengths[row])] for row in open_rows]
+            changed = dict(zip(open_rows, self._nearest(trials, codes[open_rows]), strict=True))
+            open_rows = [row for row in open_rows if changed[row].distance < found[row].distance]
+            found |= {row: changed[row] for row in open_rows}
+        ordered = [found[row] for row in range(len(given))]
+        return [one.ids for one in ordered], [one.distance < _SAME_CODE < one.next_best / _MARGIN for one in ordered]
+
+    def _nearest(self, trials: Sequence[npt.NDArray[np.int64]], codes: Matrix) -> list[_Nearest]:
+        """Return of each sentence's orders, one a row, the one whose code is nearest."""
+        if not trials:
+            return []
+        counts, lengths = [len(rows) for rows in trials], [rows.shape[1] for rows in trials]
+        ends = np.concatenate([[0], np.cumsum(np.repeat(lengths, counts))]).astype(np.int32)
+        flat = pa.array(np.concatenate([rows.ravel() for rows in trials]))
+        made = self._encode(pa.ListArray.from_arrays(pa.array(ends), flat), "order")
+        found = []
+        for rows, vectors, code in zip(trials, np.split(made, np.cumsum(counts)[:-1]), codes, strict=True):
+            distances = np.linalg.norm(vectors - code, axis=1)
+            best = rows[int(distances.argmin())]
+            others = distances[(rows != best).any(1)]
+            found.append(_Nearest(best, float(distances.min()), float(others.min(initial=np.inf))))
+        return found
 
     def _decoded(self, ids: Ids, proven: bool) -> Decoded:
         words = tuple(self._vocabulary.words[word] for word in ids)
         return Decoded(" ".join(words), words, proven)
+
+
+@functools.lru_cache(maxsize=64)
+def _rearranged(length: int) -> npt.NDArray[np.int64]:
+    """Return the orders of `length` words that one change makes: two words swapped, or one moved, not far from each other."""
+    places = list(range(length))
+    made = {tuple(places)}
+    for i in places:
+        for j in range(max(0, i - _FARTHEST), min(length, i + _FARTHEST + 1)):
+            swapped = places.copy()
+            swapped[i], swapped[j] = swapped[j], swapped[i]
+            moved = places.copy()
+            moved.insert(j, moved.pop(i))
+            made |= {tuple(swapped), tuple(moved)}
+    return np.array(sorted(made), np.int64)
 
 
 def agrees(vector: Matrix, made: Matrix, compared: npt.NDArray[np.bool_]) -> bool:

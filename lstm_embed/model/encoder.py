@@ -328,7 +328,7 @@ class SentenceEncoder:
         words = tuple(self.vocabulary.words[word] for word in ids)
         return Decoded(" ".join(words), words, False)
 
-    def _encode_again(self, ids: Sequence[npt.ArrayLike], embedding: str) -> Matrix:
+    def _encode_again(self, ids: pa.ListArray | Sequence[npt.ArrayLike], embedding: str) -> Matrix:
         return self.encode_ids(ids, embedding=embedding)
 
 

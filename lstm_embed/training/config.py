@@ -52,7 +52,7 @@ class TrainingConfig:
     micro_batch_sentences: int = 128
     """Sentences of like length that are computed together, at least 1."""
 
-    micro_batches_per_step: int = 4
+    micro_batches_per_step: int = 2
     """Micro-batches that make one step, at least 1; as many workers can share the work of a step."""
 
     min_tokens: int = 4
@@ -202,6 +202,8 @@ class TrainingConfig:
 
 
 _PRESET_FIELDS: dict[str, dict[str, Any]] = {
+    # As many GPUs can share a step.
+    "large": {"micro_batches_per_step": 8},
     # Keras' Adam: a constant rate, no clipping, every sentence.
     "original": {"warmup_steps": 0, "final_rate": 1.0, "clip": 0.0, "min_tokens": 1, "learning_rate": 1e-3},
 }
