@@ -366,7 +366,7 @@ def test_a_strength_of_zero_leaves_the_neighbours_out(data: Path, tmp_path: Path
 
 
 def test_the_original_trains_and_resumes_with_the_same_bits(data: Path, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(original(), hidden_size=6, max_tokens=20)
+    recipe = dataclasses.replace(original(), hidden_size=6, max_tokens=12)
     weights = []
     for name, cuts in (("whole", []), ("cut", [6])):
         config = make_config(data, tmp_path / name, preset="original", model=recipe, min_tokens=1, max_steps=8)

@@ -47,7 +47,7 @@ so many times farther for a proof."""
 _FARTHEST, _MOST_CHANGES = 4, 16
 """How far words are swapped or moved to bring the code nearer, and how often."""
 _IMPOSSIBLE = -1e20
-_NOISE, _SCALE_NOISE = 1e-6, 2e-5
+_NOISE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ class VectorDecoder:
         whole: npt.NDArray[np.bool_] = (scale > 0) & (
             np.abs(np.where(present, norms, scale) - scale).max(0) <= _UNEQUAL * scale
         )
+        factors = present.astype(np.float64)
         if self._embedding == "meaning":
             whole[:] = False
         else:
@@ -160,10 +161,8 @@ class VectorDecoder:
             logs = vectors[:, start : start + 2].T / (LENGTH_SCALE * np.maximum(scale, 1e-300))
             whole &= ((logs >= 0) & (logs < _LONGEST_LOG)).all(0)
             lengths = np.expm1(np.clip(logs, 0, _LONGEST_LOG))
-            parts = [
-                part * np.where(whole & there, length / np.maximum(norm, 1e-300), 1.0)[:, None]
-                for part, length, norm, there in zip(parts, lengths, norms, present, strict=True)
-            ]
+            factors *= np.where(whole, lengths / np.maximum(norms, 1e-300), 1.0)
+        parts = [part * factor[:, None] for part, factor in zip(parts, factors, strict=True)]
         return parts[0].astype(np.float32), parts[1].astype(np.float32), np.flatnonzero(whole).tolist(), scale
 
     @property
@@ -263,13 +262,16 @@ def agrees(vector: Matrix, made: Matrix, compared: npt.NDArray[np.bool_]) -> boo
         compared: Which numbers to compare.
     """
     given, again = vector[compared].astype(np.float64), made[compared].astype(np.float64)
-    energy = float(again @ again)
-    if not energy:
+    size = float(np.abs(given).max(initial=0.0))
+    if not size or not again.any():
         return False
-    again *= (given @ again) / energy
-    halved = vector.dtype == np.float16 or bool((vector.astype(np.float16) == vector).all())
-    relative, least = (2.0**-11, 2.0**-24) if halved else (2.0**-20, 0.0)
+    given /= size
+    with np.errstate(over="ignore"):
+        halved = vector.dtype == np.float16 or bool((vector.astype(np.float16) == vector).all())
+    relative, least = (2.0**-11, 2.0**-24 / size) if halved else (2.0**-20, 0.0)
     # What float32 leaves of the sums and products behind a number.
-    noise = _NOISE * float(np.linalg.norm(given))
-    allowed = (relative + _SCALE_NOISE) * np.maximum(np.abs(given), np.abs(again)) + least + noise
-    return bool((np.abs(given - again) <= allowed).all())
+    allowed = relative * np.abs(given) + least + _NOISE * float(np.linalg.norm(given))
+    # Each number leaves an interval for the scale; they must have one in common.
+    empty = again == 0
+    ends = (given[~empty] + np.array([[-1.0], [1.0]]) * allowed[~empty]) / again[~empty]
+    return bool((np.abs(given[empty]) <= allowed[empty]).all() and ends.min(0).max() <= ends.max(0).min())

@@ -426,7 +426,8 @@ class _State:
             given, made = self.joined_RD[row, part], raw_D[part]
             square, target = float(made @ made), float(given @ given)
             if target == 0.0:
-                total += 1.0 if square else 0.0
+                # No word has anything there, but for what rounding leaves.
+                total += square / float(self.joined_RD[row] @ self.joined_RD[row])
                 scales.append(1.0)
                 continue
             scale = float(given @ made) / square if square else 0.0
