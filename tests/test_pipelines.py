@@ -21,8 +21,9 @@ from torch.nn.functional import cross_entropy
 
 from lstm_embed import EmbedBatch, SentenceEncoder, SentenceModule, SentenceVectorizer
 from lstm_embed.errors import FingerprintMismatch, InputError
-from lstm_embed.model.autoencoder import Autoencoder
-from lstm_embed.model.config import ModelConfig
+from lstm_embed.model.config import EMBEDDINGS, ModelConfig, OriginalConfig
+from lstm_embed.model.folder import load_model
+from lstm_embed.model.recipes import class_of
 
 from conftest import ROOT
 
@@ -31,7 +32,7 @@ CLASSES = ("HUM", "LOC", "NUM")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_model(tmp_path_factory.mktemp("transfer") / "model")
+    return save_model(tmp_path_factory.mktemp("pipelines") / "model")
 
 
 def make_texts(number: int, seed: int = 0) -> list[str]:
@@ -69,8 +70,8 @@ def test_the_vectorizer_is_a_well_behaved_estimator(model: str) -> None:
 
 def test_the_vectorizer_gives_the_encoders_vectors_from_any_kind_of_column(model: str) -> None:
     texts = make_texts(12)
-    expected = SentenceEncoder.load(model, output="transfer").encode(texts)
-    vectorizer = SentenceVectorizer(model, output="transfer")
+    expected = SentenceEncoder.load(model, embedding="exact").encode(texts)
+    vectorizer = SentenceVectorizer(model, embedding="exact")
     for column in (texts, tuple(texts), np.array(texts), pd.Series(texts), pd.DataFrame({"text": texts})):
         np.testing.assert_array_equal(vectorizer.fit_transform(column), expected)
     assert list(vectorizer.get_feature_names_out())[:2] == ["sentencevectorizer0", "sentencevectorizer1"]
@@ -118,25 +119,15 @@ def test_a_pickled_pipeline_holds_a_path_and_refuses_another_model_there(tmp_pat
 # torch
 
 
-def make_module(config: ModelConfig, **options: Any) -> SentenceModule:
-    vectors = np.random.default_rng(0).normal(size=(len(VOCABULARY), 10))
-    return SentenceModule(
-        Autoencoder(config, vectors, VOCABULARY.counts, words=VOCABULARY.words),
-        VOCABULARY,
-        {"profile": "default"},
-        **options,
-    )
-
-
 def test_the_module_gives_the_encoders_vectors(model: str) -> None:
     texts = ["", "unheard of", *make_texts(12), " ".join(WORDS)]
-    for output in ("joined", "transfer", "code", "words"):
-        module = SentenceModule.load(model, output=output)
+    for embedding in EMBEDDINGS:
+        module = SentenceModule.load(model, embedding=embedding)
         ids = module.ids(texts)
         assert ids.shape[1] == 24
         found = module(torch.nn.functional.pad(ids, (0, 5)))
         assert found.shape == (len(texts), module.embedding_dimension)
-        expected = SentenceEncoder.load(model, output=output).encode(texts)
+        expected = SentenceEncoder.load(model, embedding=embedding).encode(texts)
         np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-5)
         assert not found[:2].any()
     assert module(torch.zeros(2, 0, dtype=torch.long)).shape == (2, module.embedding_dimension)
@@ -145,22 +136,21 @@ def test_the_module_gives_the_encoders_vectors(model: str) -> None:
         module.ids("one text")
 
 
-@pytest.mark.parametrize("train_words", [False, True])
-@pytest.mark.parametrize("output", ["joined", "transfer", "code"])
-def test_gradients_flow_to_all_that_is_trained_and_to_nothing_else(output: Any, train_words: bool) -> None:
-    config = ModelConfig(hidden_size=8, code_size=12, output=output, pooling="max", skip_path=output != "code")
-    module = make_module(config, train_words=train_words)
-    # The states' part of a new code is zero, and no gradient goes through it.
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1)
+@pytest.mark.parametrize("config", [ModelConfig(hidden_size=8, order_size=12), OriginalConfig(hidden_size=8)])
+def test_gradients_flow_into_the_bilstm_and_its_projection_and_nothing_else(config: Any) -> None:
+    vectors = np.random.default_rng(0).normal(size=(len(VOCABULARY), 10))
+    make: Any = class_of(config).start
+    module = SentenceModule(
+        make(config, vectors, VOCABULARY.counts, VOCABULARY.words), VOCABULARY, {"profile": "default"}
+    )
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    wanted = {name.rsplit(".cell", 1)[0] for name in trained}
+    part = "model.order." if isinstance(config, ModelConfig) else "model."
+    assert {name for name in wanted if "lstm" in name} == {f"{part}forward_lstm", f"{part}backward_lstm"}
+    assert {name for name in wanted if "lstm" not in name} <= {f"{part}to_code.weight", f"{part}to_code.bias"}
     module(module.ids(make_texts(20))).square().mul(torch.arange(module.embedding_dimension)).sum().backward()
-    for name, parameter in module.named_parameters():
-        is_word_weight = name == "autoencoder.word_theta" and not config.skip_path
-        wanted = not name.startswith("autoencoder.decoder") and not is_word_weight
-        wanted = wanted and (train_words or not name.endswith("word_vectors"))
-        wanted = wanted and not name.endswith("bias_hh_l0")
-        assert bool(parameter.grad is not None and parameter.grad.any()) == wanted, name
+    assert {name for name, parameter in module.named_parameters() if parameter.grad is not None} == trained
+    assert all(parameter.grad.any() for parameter in module.parameters() if parameter.grad is not None)
 
 
 def test_a_fine_tuned_model_is_saved_as_a_model_folder_of_its_own(model: str, tmp_path: Path) -> None:
@@ -186,6 +176,16 @@ def test_a_fine_tuned_model_is_saved_as_a_model_folder_of_its_own(model: str, tm
     assert tuned.provenance["fine_tuned_from"] == before.fingerprint
     np.testing.assert_allclose(tuned.encode(texts), module(ids).detach().numpy(), atol=1e-5)
     assert np.abs(tuned.encode(texts) - before.encode(texts)).max() > 0.01
+    # All but the encoder of the order is what it was.
+    fixed, now = (load_model(path).model.state_dict() for path in (model, str(tmp_path / "tuned")))
+    changed = {name for name in fixed if not torch.equal(fixed[name], now[name])}
+    assert {".".join(name.split(".")[:2]) for name in changed} == {
+        "order.forward_lstm",
+        "order.backward_lstm",
+        "order.to_code",
+    }
+    size = SentenceEncoder.load(model, embedding="meaning").embedding_dimension
+    np.testing.assert_array_equal(tuned.encode(texts)[:, :size], before.encode(texts)[:, :size])
 
 
 def test_the_module_is_copied_and_its_weights_are_kept_like_those_of_any_other(model: str, tmp_path: Path) -> None:
@@ -205,8 +205,8 @@ def test_the_module_is_copied_and_its_weights_are_kept_like_those_of_any_other(m
 
 def test_a_batch_of_either_kind_gets_a_column_of_vectors(model: str) -> None:
     texts = make_texts(7)
-    expected = SentenceEncoder.load(model, output="code").encode(texts, normalize_embeddings=True)
-    embed = EmbedBatch(model, text_column="body", output_column="vector", output="code", normalize=True)
+    expected = SentenceEncoder.load(model, embedding="order").encode(texts, normalize_embeddings=True)
+    embed = EmbedBatch(model, text_column="body", output_column="vector", embedding="order", normalize=True)
     table = pa.table({"n": range(7), "body": texts})
     for body in (table["body"], table["body"].cast(pa.large_string()), table["body"].dictionary_encode()):
         found = embed(table.set_column(1, "body", body))
@@ -280,4 +280,4 @@ def test_the_readmes_ray_pipeline_runs_as_written(user_folder: Path, ray_cluster
     exec(compile(example, "README.md", "exec"), {})
     made = pq.read_table(user_folder / "vectors")
     assert made.num_rows == 30
-    assert made.schema.field("embedding").type == pa.list_(pa.float32(), 10 + 12 + 256)
+    assert made.schema.field("embedding").type == pa.list_(pa.float32(), 48 + 64 + 12 + 2)
