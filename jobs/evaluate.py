@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lstm_embed.evaluation.config import EvaluationConfig
+from lstm_embed.evaluation.config import REMOVED, EvaluationConfig
 
 from console import Console
 from launch import main
@@ -22,4 +22,4 @@ def run(config: EvaluationConfig) -> Summary:
 
 
 if __name__ == "__main__":
-    main(EvaluationConfig, run, __doc__)
+    main(EvaluationConfig, run, __doc__, removed=REMOVED)

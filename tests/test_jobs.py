@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,8 @@ def test_a_wrong_flag_gives_one_line_and_exit_code_2(job: str) -> None:
         ("embed", ["--model", "missing", "--input", "x", "--output", "{out}"], "missing"),
         ("embed", ["--model", "m", "--input", "x", "--output", "{out}", "--level", "word"], "--level"),
         ("search", ["--model", "m", "--embeddings", "e"], "--query"),
+        ("decode", ["--embeddings", "missing", "--output", "{out}"], "missing"),
+        ("train", ["--preset", "original", "--model.order-size", "9"], "order-size"),
         ("status", ["missing"], "missing"),
         ("train", ["--tokens", "missing", "--vectors", "v", "--storage", "{out}", "--run-name", "r"], "missing"),
         ("train", ["--preset", "nope"], "nope"),
@@ -87,6 +90,40 @@ def test_a_config_file_gives_the_same_fields_and_flags_win_over_it(tmp_path: Pat
     refused = run_job("prepare", "--config", str(toml), "--output", str(output), check=False)
     assert refused.returncode == 2
     assert "--inputs" in refused.stderr
+
+
+def test_a_flag_that_is_gone_names_what_stands_in_its_place(tmp_path: Path) -> None:
+    toml, values = tmp_path / "old.toml", {"code_size": 48, "skip_path": False, "mask_padding": True, "hidden_size": 9}
+    toml.write_text("group_size = 32\n[model]\n" + "".join(f"{n} = {json.dumps(v)}\n" for n, v in values.items()))
+    for job, arguments, expected in (
+        ("train", ["--model.output=transfer"], ["--model.output is gone since 0.2: --model.embedding stands in its"]),
+        ("train", ["--model.no-lstm-path", "--seed", "1"], ["--model.lstm-path is gone since 0.2: --model.embedding"]),
+        (
+            "train",
+            ["--config", str(toml)],
+            [
+                "--group-size is gone since 0.2: --micro-batch-sentences stands in its place",
+                "--model.code-size is gone since 0.2: --model.order-size stands in its place",
+                "--model.skip-path is gone since 0.2: nothing stands in its place",
+                "--model.mask-padding is gone since 0.2: --preset original pads",
+            ],
+        ),
+        ("evaluate", ["--num-reconstructed", "5"], ["--num-reconstructed is gone since 0.2: --num-decoded stands"]),
+    ):
+        result = run_job(job, *arguments, check=False)
+        assert (result.returncode, result.stdout) == (2, "")
+        lines = result.stderr.strip().splitlines()
+        assert all(line.startswith(f"error: {start}") for line, start in zip(lines, expected, strict=True)), lines
+
+
+def test_what_is_said_of_flags_that_are_gone_names_flags_that_there_are() -> None:
+    from lstm_embed.evaluation.config import REMOVED as OF_EVALUATION
+    from lstm_embed.training.config import REMOVED as OF_TRAINING
+
+    for job, removed in (("train", OF_TRAINING), ("evaluate", OF_EVALUATION)):
+        shown = set(re.findall(r"--[a-z][a-z.-]+", run_job(job, "--help").stdout))
+        assert set(re.findall(r"--[a-z][a-z.-]+", " ".join(removed.values()))) <= shown
+        assert not {f"--{name}" for name in removed} & shown
 
 
 def test_a_missing_or_broken_config_file_is_refused_in_one_line(tmp_path: Path) -> None:

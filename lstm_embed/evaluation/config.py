@@ -65,3 +65,7 @@ class EvaluationConfig:
         for field in ("bootstrap", "max_rows", "num_decoded", "seed"):
             at_least(self, field, 0)
         at_least(self, "num_queries", 1)
+
+
+REMOVED = {"num-reconstructed": "--num-decoded stands in its place"}
+"""Flags that 0.1 had, and what to do instead."""
