@@ -115,7 +115,8 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     encoder = SentenceEncoder.load(summary.output)
     assert encoder.provenance["step"] == best
     weights = checkpoint.load(storage.join(run_dir, checkpoint.name_of(best))).parameters
-    assert all(torch.equal(p, weights[name]) for name, p in encoder.autoencoder.named_parameters() if name in weights)
+    tensors = encoder.model.state_dict()
+    assert all(torch.equal(tensors[name], value) for name, value in weights.items())
     assert np.isfinite(encoder.encode("w1 w2 w3")).all()
 
     # Again: nothing to do. Another meaning: refused.
@@ -182,7 +183,7 @@ def test_more_workers_than_there_are_processors_are_refused_at_once(
     data: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     with pytest.raises(InputError, match="lower --num-workers"):
-        train(make_config(data, tmp_path, groups_per_step=50, num_workers="50"))
+        train(make_config(data, tmp_path, micro_batches_per_step=50, num_workers="50"))
     with pytest.raises(InputError, match="--gpu"):
         train(make_config(data, tmp_path, gpu=True))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.recipes import Model
+from lstm_embed.training import checkpoint
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.run import Run, RunFolder, plan_run
 from lstm_embed.training.session import LocalSession, Session
@@ -168,6 +169,5 @@ def run_workers(config: TrainingConfig, run: Run, size: int = 1, **session: Any)
 
 
 def final_weights(worker: Worker) -> dict[str, Tensor]:
-    """Return a copy of the trained parameters of a worker."""
-    model = worker.loop.learner.model
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    """Return a copy of what a checkpoint holds of a worker's model."""
+    return {name: t.detach().clone() for name, t in checkpoint.kept_tensors(worker.loop.learner.model).items()}

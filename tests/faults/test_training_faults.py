@@ -254,7 +254,7 @@ def test_a_run_shrinks_with_a_lost_node_and_grows_with_a_new_one(
 ) -> None:
     data = tmp_path / "data"
     write_data(data, num_articles=400)
-    slow = {"epochs": ENDLESS_EPOCHS, "groups_per_step": 32, "validate_steps": 100}
+    slow = {"epochs": ENDLESS_EPOCHS, "micro_batches_per_step": 32, "validate_steps": 100}
     config = make(data, tmp_path, "1:2", **slow)
     with two_nodes(config, tmp_path) as nodes:
         job = nodes.process
@@ -284,7 +284,7 @@ def test_a_run_shrinks_with_a_lost_node_and_grows_with_a_new_one(
     wait_for(lambda: len(metrics(whole)) >= len(found) or reference.poll() is not None, 1200, "as many steps")
     reference.send_signal(signal.SIGTERM)
     assert reference.wait(120) == 0, log_of(whole, tmp_path / "whole")
-    # On a number of workers that changed on the way: the same groups, so nearly the same losses.
+    # On a number of workers that changed on the way: the same micro-batches, so nearly the same losses.
     pairs = zip(found, metrics(whole)[: len(found)], strict=True)
     apart = max(abs(one["train/loss"] / other["train/loss"] - 1) for one, other in pairs)
     print(f"\nelastic: the losses of a step differ by {apart:.1e} at most")
