@@ -211,6 +211,16 @@ def test_joined_gives_the_words_back_and_short_sentences_in_order() -> None:
     assert sum(short) > 0.7 * len(short)
 
 
+def test_an_order_that_another_one_comes_near_is_not_proven() -> None:
+    one = copy.deepcopy(encoder("joined"))
+    with torch.no_grad():
+        one.model.order.to_code.weight.zero_()  # all orders have one code
+    sentences = [[5, 9], [5, 9, 20, 9], [4], [6, 6, 6]]
+    found = one.decode(one.encode_ids(sentences))
+    assert [sorted(made.words) for made in found] == [sorted(text_of(ids).split()) for ids in sentences]
+    assert [made.proven for made in found] == [False, False, True, True]
+
+
 def test_a_trained_order_is_read_back_and_proven() -> None:
     one = copy.deepcopy(encoder("joined"))
     sentences = make_sentences(4, seed=3)
@@ -246,6 +256,7 @@ def test_meaning_means_of_vectors_and_noise_say_the_words_they_lean_to() -> None
     for made, ids in zip(encoder("meaning").reconstruct([text_of(ids) for ids in sentences]), sentences, strict=True):
         assert made.words[0] in {VOCABULARY.words[word] for word in ids}
         assert not made.proven
+    assert encoder("meaning").reconstruct(text_of([NO_VECTOR]))[0].words == (WORDS[NO_VECTOR - 2],)
 
 
 def test_a_zero_vector_is_an_empty_text() -> None:
