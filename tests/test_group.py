@@ -79,7 +79,7 @@ def write_topics(path: Path, parts: int = 3, rows: int = 60) -> tuple[Embeddings
         "kind": KIND,
         "fingerprint": "e",
         "model": "m",
-        "settings": {"kind": KIND, "embedding": "joined", "vectors": {"level": "sentence"}},
+        "settings": {"kind": KIND, "embedding": "joined", "precision": "fp32", "vectors": {"level": "sentence"}},
         "rows": parts * rows,
         "parts": entries,
     }

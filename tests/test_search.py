@@ -33,7 +33,7 @@ def write_output(path: Path, parts: list[np.ndarray]) -> Embeddings:
         record = store.record(number, 0, last=True, rows=rows, input_digest="")
         write_vectors(store, record, table, vectors.astype(np.float32), made, {})
         entries.append({"name": record.stem + ".parquet", "rows": rows})
-    settings = {"kind": KIND, "embedding": "joined", "vectors": {"level": "sentence"}}
+    settings = {"kind": KIND, "embedding": "joined", "precision": "fp32", "vectors": {"level": "sentence"}}
     rows = sum(map(len, parts))
     manifest = {"format": 1, "kind": KIND, "model": "m", "settings": settings, "rows": rows, "parts": entries}
     storage.write_json(str(path / "manifest.json"), manifest)
