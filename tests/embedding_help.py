@@ -23,8 +23,9 @@ from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig, GroupConfig
 from lstm_embed.ledger import PartRecord, Unit
-from lstm_embed.model.config import ModelConfig
+from lstm_embed.model.config import ModelConfig, OriginalConfig
 from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.model.original import OriginalModel
 from lstm_embed.model.sentence_model import SentenceModel
 from lstm_embed.progress import SILENT, Reporter, Summary
 
@@ -43,6 +44,15 @@ def save_model(path: Path | str, seed: int = 0) -> str:
     )
     vectors = rng.normal(size=(len(VOCABULARY), 48))
     model = SentenceModel.start(config, vectors, VOCABULARY.counts, VOCABULARY.words, seed=seed)
+    SentenceEncoder(model, VOCABULARY, dict(TOKENIZER)).save(str(path))
+    return str(path)
+
+
+def save_original(path: Path | str) -> str:
+    """Write a model folder of the preset `original`, small and with random weights; return its path."""
+    vectors = np.random.default_rng(0).normal(size=(len(VOCABULARY), 8))
+    config = OriginalConfig(hidden_size=6, max_tokens=12)
+    model = OriginalModel.start(config, vectors, VOCABULARY.counts, VOCABULARY.words)
     SentenceEncoder(model, VOCABULARY, dict(TOKENIZER)).save(str(path))
     return str(path)
 

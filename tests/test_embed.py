@@ -15,6 +15,7 @@ from embedding_help import (
     TOKENIZER,
     all_files,
     change,
+    decode_here,
     embed_here,
     make_articles,
     matrix,
@@ -22,12 +23,13 @@ from embedding_help import (
     prepare_here,
     read_rows,
     save_model,
+    save_original,
     write_articles,
 )
 
 from lstm_embed import storage
 from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.embedding.config import EmbedConfig
+from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
 from lstm_embed.embedding.embed import EmbedJob, embed
 from lstm_embed.embedding.pool import pool_size
 from lstm_embed.embedding.vectors import Embeddings, read_about
@@ -220,6 +222,17 @@ def test_an_output_has_the_embedding_that_was_asked_for_and_says_so(
 def test_the_embedding_of_the_model_is_the_default_and_named_it_is_the_same(config: EmbedConfig) -> None:
     embed_here(config)
     assert EmbedJob(change(config, embedding="joined")).compare().finished
+
+
+def test_vectors_of_the_original_are_its_code_and_can_be_decoded(config: EmbedConfig, tmp_path: Path) -> None:
+    config = change(config, model=save_original(tmp_path / "original"))
+    embed_here(config)
+    assert Embeddings(config.output).embedding == "order"
+    decoded = DecodeConfig(embeddings=config.output, output=str(tmp_path / "decoded"))
+    assert decode_here(decoded).facts["proven"] == 0  # and what an untrained decoder says is not known
+    assert read_rows(decoded.output)["text"].equals(read_rows(config.output)["text"])
+    with pytest.raises(InputError, match="expected --embedding order, or none, and not meaning"):
+        EmbedJob(change(config, embedding="meaning"))
 
 
 def test_a_folder_of_the_first_version_is_refused_with_the_version_that_reads_it(config: EmbedConfig) -> None:
