@@ -274,16 +274,18 @@ class Evaluation:
         methods = self._decoders()
         methods["most_frequent_word"] = most_frequent_word(self.tokens, self.encoder.max_tokens)
         if self.token_set:
-            texts = token_set_sentences(self.token_set, number, held_out=True, min_tokens=1).texts
+            texts = token_set_sentences(self.token_set, 20 * number, held_out=True, min_tokens=1).texts
             known = token_set_sentences(self.token_set, _TRAINING_SENTENCES, held_out=False).texts
             nearest = NearestSentence(known, self.encoder.encode(known))
             methods["nearest_sentence"] = nearest_sentence(nearest, self.encoder.encode, self.tokens)
         else:
-            texts = self.sentences[1].texts[:number]
+            texts = self.sentences[1].texts
             self.notes.append(
                 "The decoded sentences may have been trained on, and the nearest training sentence was not measured: "
                 "no token set was given (--tokens)."
             )
+        # Evenly, so that they come from many articles.
+        texts = texts[:: max(1, len(texts) // number)][:number]
         return decoding(texts, self.tokens, methods, max_tokens=self.encoder.max_tokens)
 
     def _decoders(self) -> dict[str, Decode]:
