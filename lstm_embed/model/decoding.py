@@ -44,8 +44,10 @@ _LONGEST_LOG = 12.0
 _SAME_CODE, _MARGIN = 2e-3, 4.0
 """Distance of two codes of length 1 up to which they are the same, rounded to float16; the next best order of `joined` must be
 so many times farther for a proof."""
-_FARTHEST, _MOST_CHANGES = 4, 16
-"""How far words are swapped or moved to bring the code nearer, and how often."""
+_FARTHEST, _MOST_CHANGES, _MOST_TOGETHER = 4, 12, 6
+"""How far words are swapped or moved to bring the code nearer, in how many rounds, and how many at once."""
+_LONGEST_MENDED = 40
+"""Words of a sentence above which that is left: it costs much and finds little."""
 _IMPOSSIBLE = -1e20
 _NOISE = 1e-6
 
@@ -204,51 +206,86 @@ class VectorDecoder:
         )
         places, likely = orders.cpu().numpy(), totals.cpu().numpy() > _IMPOSSIBLE
         trials = [given[row][places[at][likely[at], : lengths[row]]] for at, row in enumerate(by_length)]
-        found = dict(zip(by_length.tolist(), self._nearest(trials, codes[by_length]), strict=True))
-        open_rows = list(found)
+        tried = self._distances(trials, codes[by_length])
+        found = dict(zip(by_length.tolist(), map(_nearest, trials, tried), strict=True))
+        open_rows = [row for row in found if lengths[row] <= _LONGEST_MENDED]
         for _ in range(_MOST_CHANGES):
             open_rows = [row for row in open_rows if found[row].distance > _SAME_CODE]
-            trials = [found[row].ids[_rearranged(lengths[row])] for row in open_rows]
-            changed = dict(zip(open_rows, self._nearest(trials, codes[open_rows]), strict=True))
-            open_rows = [row for row in open_rows if changed[row].distance < found[row].distance]
-            found |= {row: changed[row] for row in open_rows}
+            changes = [_rearranged(lengths[row]) for row in open_rows]
+            trials = [found[row].ids[places] for row, (places, _) in zip(open_rows, changes, strict=True)]
+            tried = self._distances(trials, codes[open_rows])
+            mended = list(map(_nearest, trials, tried))
+            # What helps in one place and in another helps together, mostly.
+            trials = [
+                found[row].ids[_together(places, spans, distances < found[row].distance, distances)]
+                for row, (places, spans), distances in zip(open_rows, changes, tried, strict=True)
+            ]
+            both = map(_nearest, trials, self._distances(trials, codes[open_rows]))
+            mended = [min(pair, key=lambda one: one.distance) for pair in zip(mended, both, strict=True)]
+            better = {
+                row: one for row, one in zip(open_rows, mended, strict=True) if one.distance < found[row].distance
+            }
+            open_rows = list(better)
+            found |= better
         ordered = [found[row] for row in range(len(given))]
         return [one.ids for one in ordered], [one.distance < _SAME_CODE < one.next_best / _MARGIN for one in ordered]
 
-    def _nearest(self, trials: Sequence[npt.NDArray[np.int64]], codes: Matrix) -> list[_Nearest]:
-        """Return of each sentence's orders, one a row, the one whose code is nearest."""
+    def _distances(self, trials: Sequence[Ids], codes: Matrix) -> list[Matrix]:
+        """Return for each sentence how far the codes of some orders, one a row, are from its code."""
         if not trials:
             return []
         counts, lengths = [len(rows) for rows in trials], [rows.shape[1] for rows in trials]
         ends = np.concatenate([[0], np.cumsum(np.repeat(lengths, counts))]).astype(np.int32)
         flat = pa.array(np.concatenate([rows.ravel() for rows in trials]))
         made = self._encode(pa.ListArray.from_arrays(pa.array(ends), flat), "order")
-        found = []
-        for rows, vectors, code in zip(trials, np.split(made, np.cumsum(counts)[:-1]), codes, strict=True):
-            distances = np.linalg.norm(vectors - code, axis=1)
-            best = rows[int(distances.argmin())]
-            others = distances[(rows != best).any(1)]
-            found.append(_Nearest(best, float(distances.min()), float(others.min(initial=np.inf))))
-        return found
+        parts = np.split(made, np.cumsum(counts)[:-1])
+        return [np.linalg.norm(vectors - code, axis=1) for vectors, code in zip(parts, codes, strict=True)]
 
     def _decoded(self, ids: Ids, proven: bool) -> Decoded:
         words = tuple(self._vocabulary.words[word] for word in ids)
         return Decoded(" ".join(words), words, proven)
 
 
+def _nearest(orders: Ids, distances: Matrix) -> _Nearest:
+    """Return the nearest of some orders, one a row."""
+    best = orders[int(distances.argmin())]
+    others = distances[(orders != best).any(1)]
+    return _Nearest(best, float(distances.min()), float(others.min(initial=np.inf)))
+
+
 @functools.lru_cache(maxsize=64)
-def _rearranged(length: int) -> npt.NDArray[np.int64]:
-    """Return the orders of `length` words that one change makes: two words swapped, or one moved, not far from each other."""
+def _rearranged(length: int) -> tuple[Ids, Ids]:
+    """Return the orders of `length` words that one change makes, and the first and last place that each touches.
+
+    A change swaps two words, or moves one, not far from each other; the first of the orders changes nothing.
+    """
     places = list(range(length))
-    made = {tuple(places)}
+    made = {tuple(places): (0, length)}
     for i in places:
         for j in range(max(0, i - _FARTHEST), min(length, i + _FARTHEST + 1)):
             swapped = places.copy()
             swapped[i], swapped[j] = swapped[j], swapped[i]
             moved = places.copy()
             moved.insert(j, moved.pop(i))
-            made |= {tuple(swapped), tuple(moved)}
-    return np.array(sorted(made), np.int64)
+            for order in (swapped, moved):
+                made.setdefault(tuple(order), (min(i, j), max(i, j)))
+    return np.array(list(made), np.int64), np.array(list(made.values()), np.int64)
+
+
+def _together(orders: Ids, spans: Ids, helps: npt.NDArray[np.bool_], distances: Matrix) -> Ids:
+    """Return orders that make several changes that help, none where another does, the best first: with two, three and so on."""
+    whole = orders[0].copy()
+    free = np.ones(len(whole), np.bool_)
+    made = [whole.copy()]
+    for change in np.argsort(distances, kind="stable"):
+        first, last = spans[change]
+        if helps[change] and change and free[first : last + 1].all():
+            free[first : last + 1] = False
+            whole[first : last + 1] = orders[change, first : last + 1]
+            made.append(whole.copy())
+            if len(made) > _MOST_TOGETHER:
+                break
+    return np.array(made)
 
 
 def agrees(vector: Matrix, made: Matrix, compared: npt.NDArray[np.bool_]) -> bool:
