@@ -168,7 +168,7 @@ def test_a_run_name_with_another_meaning_is_refused_naming_the_differences(tmp_p
     for part in (
         "run small",
         "learning_rate was 0.05 and is now 0.5",
-        "model.order_share was 0.2 and is now 0.1",
+        "model.order_share was 0.8 and is now 0.1",
         "tokens was",
     ):
         assert part in message

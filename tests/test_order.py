@@ -43,7 +43,8 @@ def words_left(order: OrderAutoencoder, code: np.ndarray, vectors: np.ndarray, w
 
 
 def codes_of(model: Any, sentences: list[list[int]]) -> np.ndarray:
-    return model.embed(*padded(sentences), "order").detach().double().numpy() * SMALL.order_size**0.5
+    codes = model.embed(*padded(sentences), "order").detach().double().numpy()
+    return codes / np.linalg.norm(codes, axis=1, keepdims=True).clip(1e-30) * SMALL.order_size**0.5
 
 
 def test_the_loss_is_the_cross_entropy_over_the_words_that_are_left_repeated_ones_together() -> None:

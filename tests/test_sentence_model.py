@@ -49,12 +49,13 @@ def parts_of(model: SentenceModel, sentence: list[int]) -> dict[str, np.ndarray]
     forward = keras_lstm(inputs, *keras_weights(model.order.forward_lstm))
     backward = keras_lstm(inputs[::-1], *keras_weights(model.order.backward_lstm))
     dense, bias = (p.detach().double().numpy() for p in model.order.to_code.parameters())
+    code = dense @ np.concatenate([forward[-1], backward[-1]]) + bias
     angles = 2 * np.pi * model.phases.numpy()[words] / 256 + np.arange(len(words))[:, None] * frequencies(16)
     waves = np.exp(1j * angles).sum(0)
     positions = np.concatenate([waves.real, waves.imag])
     return {
         "meaning": np.concatenate([unit(word_sum), unit(spelling)]) @ model.neighbours.double().numpy(),
-        "order": unit(dense @ np.concatenate([forward[-1], backward[-1]]) + bias),
+        "order": code / np.sqrt(code @ code + np.sum(dense**2) / 4),
         "lengths": 0.005 * np.log1p([np.linalg.norm(word_sum), np.linalg.norm(spelling)]),
         "positions": 0.04 * unit(positions),
         "length of positions": 0.005 * np.log1p([np.linalg.norm(positions)]),

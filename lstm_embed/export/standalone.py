@@ -6,7 +6,7 @@ come with sentence-transformers. A vector is put together of
     words      w = sum_t a_t x_t                      weighted word vectors
     spelling   s = sum_t b_t g_t                      what n-grams of characters the words have
     meaning    m = [w/|w| ; s/|s|] G                  G: what neighbouring sentences taught
-    order      o = z/|z|                              z = P [last states of a BiLSTM] + b
+    order      o = z/sqrt(|z|^2 + |P|^2/4)            z = P [last states of a BiLSTM] + b
     positions  p = sum_t exp(i (phase_t + t omega))   each word's phases turned by its place
     lengths    log(1 + |w|), log(1 + |s|), log(1 + |p|)
 
@@ -162,7 +162,9 @@ class Encoder(nn.Module):
             states.append(states_BTH.gather(1, last_B1[:, :, None].expand(-1, -1, states_BTH.shape[2])).squeeze(1))
         code_Bn = torch.cat(states, 1)
         if self.to_code is not None:
-            code_Bn = F.normalize(self.to_code(code_Bn), dim=1)
+            code_Bn = self.to_code(code_Bn)
+            size = self.to_code.weight.square().sum() / 4
+            code_Bn = code_Bn / torch.sqrt(code_Bn.square().sum(1, keepdim=True) + size)
         return torch.where(has_words_B1, code_Bn, 0.0)
 
     def _positions(self, ids_BT: Tensor, num_words_B: Tensor) -> Tensor:

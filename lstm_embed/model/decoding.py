@@ -238,6 +238,7 @@ class VectorDecoder:
         ends = np.concatenate([[0], np.cumsum(np.repeat(lengths, counts))]).astype(np.int32)
         flat = pa.array(np.concatenate([rows.ravel() for rows in trials]))
         made = self._encode(pa.ListArray.from_arrays(pa.array(ends), flat), "order")
+        made = made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-30)
         parts = np.split(made, np.cumsum(counts)[:-1])
         return [np.linalg.norm(vectors - code, axis=1) for vectors, code in zip(parts, codes, strict=True)]
 

@@ -1,8 +1,10 @@
 """The LSTM autoencoder: a code for the order of a sentence's words, and a decoder that puts the words back into it.
 
-    code      z = P [last states of a BiLSTM] + b, brought to one length
-    decoder   an LSTM reads the code and the word before; its state is compared with a key of each of the sentence's words that
-              are left, and the best one is next
+    code          z = P [last states of a BiLSTM] + b
+    in vectors    z / sqrt(|z|^2 + |P|^2 / 4): below 1 in length whatever the size of P, and longer for some sentences than for
+                  others, which classifiers make use of
+    decoder       an LSTM reads the direction of the code and the word before; its state is compared with a key of each of the
+                  sentence's words that are left, and the best one is next
 
 Which words a sentence has is known without it (see `pursuit`), so the decoder chooses among these alone: a pointer network
 (Vinyals et al. 2015) whose loss is the cross-entropy over the words that are left. Nothing is shared between sentences.
@@ -50,17 +52,29 @@ class OrderAutoencoder(nn.Module):
             return None
         return self.forward_lstm.project(vectors_Ud), self.backward_lstm.project(vectors_Ud)
 
-    def code(self, vectors_Ud: Tensor, sentences: Sentences, projected: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Return the codes of sentences, float32, shape (R, D), each of length sqrt(D); of an empty sentence, zero.
+    def encode(
+        self, vectors_Ud: Tensor, sentences: Sentences, projected: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Return the codes of sentences as vectors hold them, float32, shape (R, D), below 1 in length; zero without words.
 
         Args:
             vectors_Ud: Vectors of the distinct words; row 0 is zero.
             sentences: Positions into them.
             projected: `project(vectors_Ud)` if it is known already.
         """
+        code_RD = self._code(vectors_Ud, sentences, projected)
+        size = self.to_code.weight.float().square().sum() / 4
+        return code_RD * torch.rsqrt(code_RD.square().sum(1, keepdim=True) + size)
+
+    def code(self, vectors_Ud: Tensor, sentences: Sentences) -> Tensor:
+        """Return the codes of sentences as the decoder reads them, each of length sqrt(D); see `encode`."""
+        code_RD = F.normalize(self._code(vectors_Ud, sentences, None), dim=1)
+        return code_RD * math.sqrt(code_RD.shape[1])
+
+    def _code(self, vectors_Ud: Tensor, sentences: Sentences, projected: tuple[Tensor, Tensor] | None) -> Tensor:
         states_R2H = torch.cat(last_states(self.forward_lstm, self.backward_lstm, vectors_Ud, sentences, projected), 1)
-        code_RD = F.normalize(self.to_code(states_R2H.to(self.to_code.weight.dtype)).float(), dim=1)
-        return torch.where(sentences.lengths_R[:, None] > 0, code_RD * math.sqrt(code_RD.shape[1]), 0.0)
+        code_RD = self.to_code(states_R2H.to(self.to_code.weight.dtype)).float()
+        return torch.where(sentences.lengths_R[:, None] > 0, code_RD, 0.0)
 
     def forward(self, vectors_Ud: Tensor, sentences: Sentences) -> tuple[Tensor, Tensor]:
         """Return the loss summed over the words, and how many words the decoder points at rightly, those before given.

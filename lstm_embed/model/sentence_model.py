@@ -238,7 +238,7 @@ class SentenceModel(nn.Module):
         return torch.cat(parts, 1)
 
     def _order(self, table: WordTable, sentences: Sentences) -> Tensor:
-        return F.normalize(self.order.code(table.vectors_Ud, sentences, table.projected), dim=1)
+        return self.order.encode(table.vectors_Ud, sentences, table.projected)
 
     def embed(self, ids_BT: Tensor | IntArray, lengths_B: Tensor | IntArray, embedding: str = "") -> Tensor:
         """Return the embeddings of sentences, float32, shape (B, E), with gradient.
