@@ -103,7 +103,7 @@ def _stages(folder: Callable[[str], str], start_ray: Callable[[], Any]) -> list[
             storage=runs,
             run_name="demo",
             num_workers="2",
-            epochs=3,
+            epochs=2,
             # A corpus this small gives few steps: small micro-batches make more of them.
             micro_batch_sentences=64,
             learning_rate=3e-3,
@@ -129,7 +129,7 @@ def _stages(folder: Callable[[str], str], start_ray: Callable[[], Any]) -> list[
             tokens=tokens,
             vectors=vectors,
             num_queries=300,
-            num_decoded=100,
+            num_decoded=60,
             bootstrap=100,
         )
         with Console() as console:
