@@ -82,9 +82,7 @@ def _stages(folder: Callable[[str], str], start_ray: Callable[[], Any]) -> list[
     def prepare() -> Summary:
         from lstm_embed.corpus.prepare import PrepareJob
 
-        return _run(
-            PrepareJob(PrepareConfig(input=(articles,), output=tokens, min_count=3, holdout_every=20)), start_ray
-        )
+        return _run(PrepareJob(PrepareConfig(input=(articles,), output=tokens, holdout_every=20)), start_ray)
 
     def word_vectors() -> Summary:
         from lstm_embed.word_vectors.train import train_word_vectors

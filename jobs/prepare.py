@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lstm_embed.corpus.config import PrepareConfig
+from lstm_embed.corpus.config import REMOVED, PrepareConfig
 
 from launch import main, run_unit_job
 
@@ -32,4 +32,4 @@ def run(config: Config) -> Summary:
 
 
 if __name__ == "__main__":
-    main(Config, run, __doc__)
+    main(Config, run, __doc__, removed=REMOVED)

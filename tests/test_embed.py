@@ -157,7 +157,7 @@ def test_sentences_without_a_known_word_are_zero_or_dropped_and_counted(
     summary = embed_here(change(config, empty="drop", normalize=True))
     found = read_rows(config.output)
     assert found.num_rows == summary.rows == (~zero).sum()
-    assert summary.facts["without known words"] == zero.sum()
+    assert summary.facts["without words"] == zero.sum()
     assert found["text"].to_pylist() == expected.filter(pa.array(~zero))["text"].to_pylist()
 
 
@@ -202,7 +202,7 @@ def test_a_row_has_one_vector_of_its_whole_text_also_if_it_is_blank(
     assert [found[name][7].as_py() for name in ("start", "end", "text")] == [1, 4, "waa"]
     summary = embed_here(change(config, input=(source,), level="row", empty="drop", output=str(tmp_path / "dropped")))
     assert summary.rows == 6
-    assert summary.facts["without known words"] == 2
+    assert summary.facts["without words"] == 2
 
 
 @pytest.mark.parametrize("embedding", ["meaning", "joined", "exact", "order"])

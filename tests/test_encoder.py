@@ -85,7 +85,7 @@ def test_encoding_twice_gives_the_same_bits() -> None:
     assert np.array_equal(make_encoder().encode(sentences), make_encoder().encode(sentences))
 
 
-def test_texts_without_known_words_are_zero_vectors() -> None:
+def test_texts_without_words_are_zero_vectors() -> None:
     encoder = make_encoder()
     vectors = encoder.encode(["", "   ", "unheard of", "!?", WORDS[3]], normalize_embeddings=True)
     assert not vectors[:4].any()

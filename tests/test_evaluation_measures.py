@@ -48,7 +48,7 @@ def test_averaging_baselines_are_what_their_formulas_say() -> None:
     np.testing.assert_allclose(baselines["sif_minus_first"](sentence)[0], expected, atol=1e-8)
 
 
-def test_a_text_without_known_words_has_the_zero_vector() -> None:
+def test_a_text_without_words_has_the_zero_vector() -> None:
     baselines = averaging_baselines(TOKENS, np.ones((5, 3), np.float32), ["the cat"])
     for name, embed in baselines.items():
         assert not embed(["", "unheard"]).any(), name

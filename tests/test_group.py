@@ -120,7 +120,7 @@ def test_topics_are_found_and_every_row_has_its_group(config: GroupConfig, here:
         assert len(line["nearest"]) == 2
         assert all(hit["title"] == f"topic {topic}" and hit["text"] for hit in line["nearest"])
     assert summary.facts["groups"] == TOPICS
-    assert summary.facts["without group (no known word)"] == counts[-1]
+    assert summary.facts["without group (no word)"] == counts[-1]
     assert not (tmp_path / "out" / "staging").exists()
 
 
@@ -285,7 +285,7 @@ def test_what_embed_writes_can_be_grouped(settings: dict[str, Any], here: None, 
     )
     summary = group(config)
     lines = clusters_of(config.output)
-    assert sum(line["size"] for line in lines) + summary.facts["without group (no known word)"] == summary.rows
+    assert sum(line["size"] for line in lines) + summary.facts["without group (no word)"] == summary.rows
     assert summary.rows == len(read_rows(embeddings.output))
     assert all(bool(line["words"]) == (line["size"] > 0) for line in lines)
     assert all(line["nearest"] for line in lines if line["size"])

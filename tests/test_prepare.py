@@ -528,7 +528,7 @@ def test_input_without_words_is_an_error_at_the_end_too(tmp_path: Path, line: by
         vocabulary = f"{tmp_path}/mine.parquet"
         Vocabulary(["<pad>", "<unk>", "kara"], [0, 0, 7]).save(vocabulary)
         if b"!" in line or b"Rare" in line:
-            pytest.skip("sentences without known words are sentences")
+            pytest.skip("sentences without words are sentences")
     with pytest.raises(InputError, match=message):
         run(tmp_path, min_count=31, max_bad_fraction=1, vocabulary=vocabulary)
 

@@ -196,7 +196,7 @@ def test_sentences_that_were_dropped_before_are_encoded_where_they_are_wanted(
     whole = change(config, output=str(tmp_path / "whole"))
     embed_here(whole)
     summary = embed_here(change(config, output=str(tmp_path / "new"), reuse=config.output))
-    assert num_encoded(summary) == dropped.facts["without known words"]
+    assert num_encoded(summary) == dropped.facts["without words"]
     assert_same_parts(tmp_path / "new", whole.output)
 
 

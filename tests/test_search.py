@@ -72,7 +72,7 @@ def test_of_equal_rows_the_first_are_found_in_their_order(tmp_path: Path, monkey
     assert [hit.row["article_id"] for hit in hits] == [f"0-{n}" for n in range(30)] + [f"1-{n}" for n in range(5)]
 
 
-def test_a_query_without_known_words_finds_nothing(tmp_path: Path) -> None:
+def test_a_query_without_words_finds_nothing(tmp_path: Path) -> None:
     output = write_output(tmp_path, [np.eye(4)])
     assert search(output, np.zeros((1, 4), np.float32), 3) == [[]]
     assert search(output, np.zeros((0, 4), np.float32), 3) == []

@@ -94,7 +94,7 @@ def test_unknown_words_are_skipped_in_every_part(embedding: str) -> None:
 
 @pytest.mark.parametrize("spelling_size", [0, 16])
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_a_sentence_without_known_words_is_a_zero_vector(embedding: str, spelling_size: int) -> None:
+def test_a_sentence_without_words_is_a_zero_vector(embedding: str, spelling_size: int) -> None:
     model = make_model(dataclasses.replace(SMALL, spelling_size=spelling_size), move=0.3)
     vectors = model.embed(*padded([[], [1, 1], [1, 3], [5]]), embedding)
     assert torch.equal(vectors[:2], torch.zeros(2, model.embedding_dimension(embedding)))

@@ -1,7 +1,7 @@
 """Cutting columns of text into tokens by the class of each character, in a few passes over whole buffers.
 
-A token is a run of letters (with one apostrophe inside), a run of digits, or a single character where that is the rule;
-everything else separates. Characters are classed byte by byte: an ASCII byte by a table, a longer UTF-8 sequence by its code
+A token is a run of letters (with one apostrophe inside), a run of digits, or a single sign where that is the rule; everything
+else separates. Characters are classed byte by byte: an ASCII byte by a table, a longer UTF-8 sequence by its code
 point, for all of its bytes. So the tokens' bytes can be taken out of the column as they are, and nothing is a Python object.
 """
 
@@ -14,15 +14,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SEPARATOR, LETTER, DIGIT, APOSTROPHE, SINGLE, ATTACHED = range(6)
-"""Classes. A `SINGLE` begins a token of its own; what is `ATTACHED` belongs to the single character before it."""
+SEPARATOR, LETTER, DIGIT, APOSTROPHE, SINGLE = range(5)
+"""Classes. A `SINGLE` is a token of its own."""
 
 _SLICE_BYTES = 1 << 20
 """Bytes worked on at once, so that the passes find them in the processor's cache."""
 _TABLE_SIZE = 0x40000
 """Code points with a class of their own; there are no letters further up, and the last one is none."""
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_WITH_MARKS = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -38,7 +36,7 @@ def ascii_table(letters: str, digits: str = "", apostrophes: str = "", singles: 
 
 @functools.cache
 def unicode_table() -> Bytes:
-    """Return the class of every code point: letters and marks, digits, single characters of scripts without spaces."""
+    """Return the class of every code point: letters with marks, or digits."""
     points = np.r_[0:0xD800, 0xE000:_TABLE_SIZE]
     characters = pa.array([chr(point) for point in points], pa.string())
 
@@ -47,12 +45,9 @@ def unicode_table() -> Bytes:
         found[points] = pc.match_substring_regex(characters, pattern=pattern).to_numpy(zero_copy_only=False)
         return found
 
-    marks = match(r"\p{M}")
     table = np.zeros(_TABLE_SIZE, np.uint8)
-    table[match(r"\p{L}") | marks] = LETTER
+    table[match(r"[\p{L}\p{M}]")] = LETTER
     table[match(r"\p{N}")] = DIGIT
-    table[match(f"[{_UNSPACED}]") & (table != SEPARATOR)] = SINGLE
-    table[match(f"[{_WITH_MARKS}]") & marks] = ATTACHED
     table.flags.writeable = False
     return table
 
@@ -96,13 +91,6 @@ def _cut_slice(raw: bytes, rows: npt.NDArray[np.int32], classes: bytes, unicode:
     starts[1:] |= kind[1:] != kind[:-1]
     starts &= kept
     starts |= kind == SINGLE
-    # Not a start: what is attached to a single character of the same text.
-    attached = np.flatnonzero(kind == ATTACHED) if unicode else np.zeros(0, np.int64)
-    if len(attached):
-        before = kind[np.maximum(attached, 1) - 1]
-        belongs = ((before == SINGLE) | (before == ATTACHED)) & ~begins[attached]
-        starts[attached[belongs]] = False
-        starts[attached[~belongs]] = True
     ends = kept.copy()
     ends[:-1] &= ~kept[1:] | starts[1:]
     first = np.flatnonzero(starts)
@@ -130,11 +118,10 @@ def _class_sequences(data: Bytes, kind: Bytes) -> None:
     point = np.where(three, (lead & 0x0F) << 12 | follow[0] << 6 | follow[1], point)
     point = np.where(four, (lead & 0x07) << 18 | follow[0] << 12 | follow[1] << 6 | follow[2], point)
     found = unicode_table()[np.minimum(point, _TABLE_SIZE - 1)]
-    rest = np.where(found == SINGLE, np.uint8(ATTACHED), found)
     kind[leads] = found
-    kind[leads + 1] = rest
-    kind[leads[three] + 2] = rest[three]
-    kind[leads[four] + 3] = rest[four]
+    kind[leads + 1] = found
+    kind[leads[three] + 2] = found[three]
+    kind[leads[four] + 3] = found[four]
 
 
 def _settle_apostrophes(kind: Bytes, begins: npt.NDArray[np.bool_]) -> None:

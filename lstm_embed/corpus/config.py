@@ -66,7 +66,7 @@ class TextConfig:
     profile: str = "default"
     """Token rule: default (words and numbers of all scripts) or original (the Keras system's rule)."""
     max_tokens: int = 512
-    """Tokens of a sentence that are kept, 1 to 65535; longer sentences are cut and counted."""
+    """Tokens (pieces of words) of a sentence that are kept, 1 to 65535; longer sentences are cut off and counted."""
     drop_repeated: bool = True
     """Drop sentences that an article repeats word by word (boilerplate)."""
     max_line_bytes: int = 32 * MEGABYTE
@@ -101,14 +101,16 @@ class PrepareConfig(TextConfig):
     """Drop sentences that occurred before anywhere in the corpus, word by word; the first occurrence stays."""
     text: bool = True
     """Keep each sentence's text beside its token ids."""
-    min_count: int = 5
-    """Least number of occurrences of a word that gets an id, 1 or more."""
-    max_vocabulary: int = 1_000_000
-    """Most words that get an id; 0 for no limit."""
+    num_pieces: int = 32_000
+    """Most pieces that words are cut into, 512 or more, the bytes counted, which stand for characters that are rarer than one
+    in 2,000. A small corpus gives fewer."""
+    whole_word_count: int = 0
+    """Occurrences from which a word gets an id of its own and is not cut; 0 cuts as it comes, which makes the better vectors.
+    Set it for word vectors that are imported, which are of whole words: 5, say."""
     vocabulary: str = ""
-    """Use this vocabulary (a token set's folder or a vocabulary.parquet) instead of counting words."""
+    """Use this vocabulary (a token set's folder or a vocabulary.parquet) instead of learning one."""
     rebuild_vocabulary: bool = False
-    """Count words anew over all input (or take the one given) and make every part again; else an output folder's
+    """Learn a vocabulary anew of all input (or take the one given) and make every part again; else an output folder's
     vocabulary stays what it was when the folder was first finished."""
     holdout_every: int = 50
     """Every n-th article is kept out of training, for validation; 2 or more."""
@@ -127,9 +129,16 @@ class PrepareConfig(TextConfig):
         super().__post_init__()
         if not self.input:
             raise ValueError("input is empty; expected at least one file, folder or glob (--input)")
-        at_least(self, "min_count", 1)
-        at_least(self, "max_vocabulary", 0)
+        within(self, "num_pieces", 512, 10_000_000)
+        at_least(self, "whole_word_count", 0)
         at_least(self, "holdout_every", 2)
         at_least(self, "unit_bytes", 1)
         within(self, "part_rows", 1, 10_000_000)
         within(self, "max_bad_fraction", 0, 1)
+
+
+REMOVED = {
+    "min-count": "every word counts, cut into pieces; --whole-word-count is how frequent one must be to stay whole",
+    "max-vocabulary": "--num-pieces stands in its place",
+}
+"""What stands in the place of flags that earlier versions had."""

@@ -1,4 +1,4 @@
-"""Exact word counts of any corpus in bounded memory.
+"""Exact word counts of any corpus, and a vocabulary learned from them, in bounded memory.
 
 Before words have ids, a part numbers the words by a dictionary of its own, and writes that dictionary with its counts as a
 counts file: one row group for each of `NUM_PARTITIONS` partitions of the words (by CRC-32). Merging works on one partition of
@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 
 from lstm_embed import storage
 from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.corpus.vocabulary import Vocabulary, most_frequent
+from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger.parts import encode_table
 from lstm_embed.progress import SILENT, Reporter
 
 NUM_PARTITIONS = 16
+_MOST_WORDS = 100_000
+"""Words that pieces are learned from."""
 _MERGE_ROWS = 2_000_000
 """Rows gathered before they are added up."""
 _READERS = 32
@@ -66,23 +68,39 @@ def read_counts(path: str) -> tuple[pa.Array, npt.NDArray[np.int64], list[int]]:
 
 
 def merge_counts(paths: Sequence[str], config: PrepareConfig, report: Reporter = SILENT) -> Vocabulary:
-    """Add up all counts files; return the vocabulary of the words that are frequent enough."""
-    kept = pa.table({"word": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
-    unknown = 0
-    for partition in range(NUM_PARTITIONS):
-        table, dropped = merge_partition(paths, partition, config.min_count)
-        kept, beyond = most_frequent(pa.concat_tables([kept, table]), config.max_vocabulary)
-        unknown += dropped + beyond
-        report.progress("merge counts", partition + 1, NUM_PARTITIONS, "partitions")
-    return Vocabulary.from_table(kept, unknown)
+    """Add up all counts files; return the vocabulary that is learned from a sample of the words.
 
-
-def merge_partition(paths: Sequence[str], partition: int, min_count: int) -> tuple[pa.Table, int]:
-    """Add up one partition of many counts files.
-
-    Returns:
-        The words with at least `min_count` occurrences and their counts; the sum of the counts of all others.
+    The sample stands for all words, whatever the corpus (Duffield, Lund and Thorup 2007, "Priority sampling for estimation of
+    arbitrary subset sums"): a word has the priority count/u, u from 0 to 1 by its hash. Those of highest priority are taken,
+    and each is counted at least as often as the first of the others has priority.
     """
+    sample = whole = pa.table({"word": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
+    for partition in range(NUM_PARTITIONS):
+        table = merge_partition(paths, partition)
+        sample = pa.concat_tables([sample, table])
+        sample = sample.take(np.argsort(-_priorities(sample), kind="stable")[: _MOST_WORDS + 1])
+        if config.whole_word_count:
+            frequent = table["count"].to_numpy() >= config.whole_word_count
+            whole = pa.concat_tables([whole, table.filter(pa.array(frequent))])
+        report.progress("merge counts", partition + 1, NUM_PARTITIONS, "partitions")
+    least = float(_priorities(sample[_MOST_WORDS:]).max(initial=0.0))
+    # In an order that no hash decides.
+    sample = sample[:_MOST_WORDS].sort_by("word")
+    counts = np.maximum(sample["count"].to_numpy(), round(least))
+    return Vocabulary.learn(
+        sample["word"].to_pylist(), counts, num_pieces=config.num_pieces, whole=whole["word"].to_pylist()
+    )
+
+
+def _priorities(table: pa.Table) -> npt.NDArray[np.float64]:
+    hashes = map(zlib.crc32, table["word"].cast(pa.binary()).to_pylist())
+    # The lowest bits are the partition's.
+    places = np.fromiter(hashes, np.int64, table.num_rows) // NUM_PARTITIONS
+    return table["count"].to_numpy() * (2.0**32 / NUM_PARTITIONS) / (places + 0.5)
+
+
+def merge_partition(paths: Sequence[str], partition: int) -> pa.Table:
+    """Return the words of one partition of many counts files, by word, and their counts added up."""
 
     def read(path: str) -> pa.Table:
         with storage.open_input(path) as file:
@@ -98,10 +116,7 @@ def merge_partition(paths: Sequence[str], partition: int, min_count: int) -> tup
             if rows > _MERGE_ROWS:
                 gathered = [_add_up(gathered)]
                 rows = gathered[0].num_rows
-    merged = _add_up(gathered)
-    counts = merged["count"].to_numpy()
-    kept = counts >= min_count
-    return merged.filter(pa.array(kept)), int(counts[~kept].sum())
+    return _add_up(gathered).sort_by("word")
 
 
 def _add_up(tables: list[pa.Table]) -> pa.Table:

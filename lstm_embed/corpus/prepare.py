@@ -1,8 +1,8 @@
 """The Ray Data pipeline from articles to a token set.
 
-Words get ids only when all of them have been counted, but text is worked through once: parts are first staged with a
-dictionary of their own (`counts.py`), the dictionaries are merged into the vocabulary, and the staged parts are then given
-the vocabulary's ids. Once a folder has its vocabulary, new input goes straight to its final parts. Sentences repeated
+Words are cut into pieces only when all of them have been counted, but text is worked through once: parts are first staged with
+a dictionary of their own (`counts.py`), the vocabulary is learned from all dictionaries, and the words of the staged parts are
+then cut into its pieces. Once a folder has its vocabulary, new input goes straight to its final parts. Sentences repeated
 anywhere in the corpus are found between the two steps (`repeats.py`).
 """
 
@@ -33,8 +33,6 @@ from lstm_embed.ledger.plan import add_counts, check_rejected
 from lstm_embed.preflight import Needs
 from lstm_embed.progress import SILENT, Reporter, Summary
 
-FORMAT = 2
-"""Version of the parts' content; raised by hand when the same text would give other tokens or sentences."""
 _SAMPLE_RECORDS = 100
 _HIDDEN_FACTS = ("holdout", "records", "sentences", "rejected")
 
@@ -63,7 +61,7 @@ class PrepareJob:
         self.config = config
         self.output = storage.resolve(config.output)
         settings = {
-            "content_format": FORMAT,
+            "content_format": token_set.FORMAT,
             "text": text_settings(config),
             "keep_text": config.text,
             "holdout_every": config.holdout_every,
@@ -108,7 +106,7 @@ class PrepareJob:
             self._bind(given, {"given": given.fingerprint})
         elif own:
             made = Vocabulary.read_made(self._own_vocabulary)
-            wanted = {"min_count": self.config.min_count, "max_vocabulary": self.config.max_vocabulary}
+            wanted = self._wanted
             other = [name for name in wanted if "given" not in made and made.get(name, wanted[name]) != wanted[name]]
             if other and not rebuild:
                 raise FingerprintMismatch(
@@ -125,11 +123,11 @@ class PrepareJob:
 
     def _counted(self, units: Sequence[Unit]) -> dict[str, Any]:
         """Return what a vocabulary counted over these units is made with."""
-        return {
-            "min_count": self.config.min_count,
-            "max_vocabulary": self.config.max_vocabulary,
-            "units": fingerprint([unit.number for unit in units]),
-        }
+        return {**self._wanted, "units": fingerprint([unit.number for unit in units])}
+
+    @property
+    def _wanted(self) -> dict[str, int]:
+        return {"num_pieces": self.config.num_pieces, "whole_word_count": self.config.whole_word_count}
 
     def compare(self) -> Work:
         """Tell what is left to do.
@@ -201,9 +199,9 @@ class PrepareJob:
             task = RecountTask(store=self.staging, hashes=self.hashes)
             _run(replace(work, pending=work.units), task, "count words", self.output, report)
         stems = [record.stem for number in sorted(staged) for record in staged[number]]
-        vocabulary = merge_counts(self._counts_paths(stems), self.config, report)
-        if len(vocabulary) <= 2:
+        if not totals.get("tokens"):
             raise InputError(self._nothing_usable(totals))
+        vocabulary = merge_counts(self._counts_paths(stems), self.config, report)
         self._bind(vocabulary, self._counted(work.units))
 
     def _counts_paths(self, stems: Sequence[str]) -> list[str]:
@@ -216,12 +214,7 @@ class PrepareJob:
         bad = ", ".join(f"{count} {reason}" for reason, count in totals.get("rejected", {}).items()) or "nothing"
         if not totals.get("articles"):
             return f"the input holds no usable article (rejected: {bad})"
-        if not totals.get("tokens"):
-            return f"the input's {totals['articles']} articles hold no word"
-        return (
-            f"no word of the input occurs {self.config.min_count} times or more (--min-count); "
-            f"it has {totals['articles']} articles with {totals['tokens']} words"
-        )
+        return f"the input's {totals['articles']} articles hold no word"
 
     def _write_vocabulary(self) -> None:
         """Save the vocabulary in the folder, unless it is there."""

@@ -30,7 +30,7 @@ _PART_BYTES = 64_000_000
 
 @dataclass
 class SentenceChunk:
-    """The sentences of some whole articles, before words have ids."""
+    """The sentences of some whole articles, before words are cut into pieces."""
 
     table: pa.Table
     """As `token_set.SCHEMA`, with the text, but `tokens` (lists of strings) instead of `ids`; `article` counts from 0."""
@@ -152,9 +152,10 @@ class _ChunkBuilder:
         text = pa.array(self._text, pa.string())
         tokens = tokenize(text, self._config.profile)
         lengths = pc.list_value_length(tokens).to_numpy(zero_copy_only=False)
-        num_long = int((lengths > self._config.max_tokens).sum())
-        if num_long:
-            tokens = pc.list_slice(tokens, 0, self._config.max_tokens)
+        # Every word is a piece at least; one word more than is kept shows that there is something to cut off.
+        most = self._config.max_tokens + 1
+        if (lengths > most).any():
+            tokens = pc.list_slice(tokens, 0, most)
         num_sentences = np.array(self._lengths, np.int32)
         article = np.repeat(np.arange(len(num_sentences), dtype=np.int32), num_sentences)
         first = np.cumsum(num_sentences, dtype=np.int32) - num_sentences
@@ -179,9 +180,8 @@ class _ChunkBuilder:
             "articles_without_sentences": int((num_sentences == 0).sum()),
             "sentences": len(self._text),
             "sentences_without_tokens": int((lengths == 0).sum()),
-            "sentences_cut": num_long,
             "sentences_repeated": self._repeated,
-            "tokens": int(np.minimum(lengths, self._config.max_tokens).sum()),
+            "tokens": int(np.minimum(lengths, most).sum()),
             "rejected": dict(sorted(self._rejected.items())),
         }
         return SentenceChunk(table, len(self._ids), stats, input_digest, self._columns)

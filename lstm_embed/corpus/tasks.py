@@ -16,7 +16,7 @@ from lstm_embed import storage
 from lstm_embed.corpus import counts, repeats, token_set
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.sentences import CHUNK_ROWS, SentenceChunk, UnitReader, part_chunks
-from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.corpus.vocabulary import Vocabulary, take_lists
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Unit
 from lstm_embed.ledger.erased import Erased
 
@@ -45,13 +45,13 @@ class StageTask:
                 last=last,
                 rows=len(tokens),
                 input_digest=chunk.input_digest,
-                stats=with_holdout(chunk.stats, chunk.table["article"], lengths_of(tokens), self.config.holdout_every),
+                stats=chunk.stats,
             )
             ids, words, word_counts, sizes = counts.local_dictionary(tokens.flatten())
             counts.write_counts(counts_path(self.store, record.stem), words, word_counts, sizes)
             if self.hashes is not None:
                 repeats.write_hashes(self.hashes, record, chunk.table["text"].to_pylist())
-            table = with_ids(chunk.table, ids, lengths_of(tokens), self.config.text)
+            table = with_ids(chunk.table, lists_of(ids, lengths_of(tokens)), self.config.text)
             self.store.write_table(record, table, **{**PARQUET, "compression": "lz4"})
             yield record
 
@@ -104,9 +104,13 @@ class FinalTask:
                 record, table = self._without(record, table, masks[record.part])
             table, num_erased = self.erased.without(table)
             if num_erased:
-                stats = {**recounted(record.stats, table, self.config.holdout_every), "erased": num_erased}
-                record = replace(record, rows=table.num_rows, stats=stats)
-            record = replace(record, fingerprint=store.fingerprint)
+                record = replace(record, stats={**record.stats, "erased": num_erased})
+            record = replace(
+                record,
+                rows=table.num_rows,
+                stats=recounted(record.stats, table, self.config.holdout_every),
+                fingerprint=store.fingerprint,
+            )
             if record.part >= unit.committed:
                 store.write_table(record, table, **PARQUET)
             yield record
@@ -114,16 +118,18 @@ class FinalTask:
     def _from_input(self, unit: Unit) -> Iterator[tuple[PartRecord, pa.Table]]:
         vocabulary = _vocabulary(self.vocabulary_path, self.vocabulary_fingerprint)
         for number, chunk, last in read_parts(unit, self.config):
-            tokens = chunk.table["tokens"].combine_chunks()
-            lengths = lengths_of(tokens)
-            table = with_ids(chunk.table, vocabulary.ids(tokens.flatten()), lengths, self.config.text)
-            stats = with_holdout(chunk.stats, chunk.table["article"], lengths, self.config.holdout_every)
-            yield (
-                self.store.record(
-                    unit.number, number, last=last, rows=len(tokens), input_digest=chunk.input_digest, stats=stats
-                ),
-                table,
+            lists, num_cut = cut_off(
+                vocabulary.id_lists(chunk.table["tokens"].combine_chunks()), self.config.max_tokens
             )
+            record = self.store.record(
+                unit.number,
+                number,
+                last=last,
+                rows=len(lists),
+                input_digest=chunk.input_digest,
+                stats={**chunk.stats, "sentences_cut": num_cut},
+            )
+            yield record, with_ids(chunk.table, lists, self.config.text)
 
     def _from_staging(self, staged: Sequence[PartRecord]) -> Iterator[tuple[PartRecord, pa.Table]]:
         """Give staged parts the vocabulary's ids."""
@@ -131,23 +137,24 @@ class FinalTask:
         vocabulary = _vocabulary(self.vocabulary_path, self.vocabulary_fingerprint)
         for record in staged:
             words, _, _ = counts.read_counts(counts_path(self.staging, record.stem))
-            known = np.append(vocabulary.ids(words), np.int32(0))  # never empty
+            flat, lengths = vocabulary.cut(words)
             table = token_set.read_part(self.staging.path(record.unit, record.part)).replace_schema_metadata(None)
-            lists = table["ids"].combine_chunks()
-            ids = pa.ListArray.from_arrays(lists.offsets, pa.array(known[lists.flatten().to_numpy()]))
+            local = table["ids"].combine_chunks()
+            ids, num_pieces = take_lists(flat, lengths, local.flatten().to_numpy())
+            pieces_before = np.concatenate([[0], np.cumsum(num_pieces)]).astype(np.int32)
+            offsets = pa.array(pieces_before[local.offsets.to_numpy() - local.offsets[0].as_py()])
+            lists, num_cut = cut_off(pa.ListArray.from_arrays(offsets, pa.array(ids)), self.config.max_tokens)
             column = table.schema.get_field_index("ids")
-            yield record, table.set_column(column, "ids", ids).cast(table.schema)
+            record = replace(record, stats={**record.stats, "sentences_cut": num_cut})
+            yield record, table.set_column(column, "ids", lists).cast(table.schema)
 
     def _without(self, record: PartRecord, table: pa.Table, mask: npt.NDArray[np.bool_]) -> tuple[PartRecord, pa.Table]:
         """Leave marked sentences out; an empty mask marks none."""
         mask = mask[: record.rows]
         if mask.any():
             table = table.filter(pa.array(~mask))
-        stats = {
-            **recounted(record.stats, table, self.config.holdout_every),
-            "sentences_repeated_elsewhere": int(mask.sum()),
-        }
-        return replace(record, rows=table.num_rows, stats=stats), table
+        stats = {**record.stats, "sentences_repeated_elsewhere": int(mask.sum())}
+        return replace(record, stats=stats), table
 
 
 def read_parts(unit: Unit, config: PrepareConfig) -> Iterator[tuple[int, SentenceChunk, bool]]:
@@ -161,23 +168,16 @@ def read_parts(unit: Unit, config: PrepareConfig) -> Iterator[tuple[int, Sentenc
         yield number, chunk, last
 
 
-def with_holdout(
-    stats: dict[str, Any], article: pa.ChunkedArray, lengths: npt.NDArray[np.int32], holdout_every: int
-) -> dict[str, Any]:
-    """Return counts with the numbers of sentences that are trained on and held out."""
-    return {**stats, "holdout": token_set.count_rows(article.to_numpy(), lengths, holdout_every)}
-
-
 def recounted(stats: dict[str, Any], table: pa.Table, holdout_every: int) -> dict[str, Any]:
-    """Return the counts of a part of which some sentences were left out."""
+    """Return the counts of a part with those of its sentences as they are now, of what is trained on and held out too."""
     lengths = lengths_of(table["ids"].combine_chunks())
-    stats = {
+    return {
         **stats,
         "sentences": table.num_rows,
         "sentences_without_tokens": int((lengths == 0).sum()),
         "tokens": int(lengths.sum()),
+        "holdout": token_set.count_rows(table["article"].to_numpy(), lengths, holdout_every),
     }
-    return with_holdout(stats, table["article"], lengths, holdout_every)
 
 
 def lengths_of(lists: pa.ListArray) -> npt.NDArray[np.int32]:
@@ -185,10 +185,21 @@ def lengths_of(lists: pa.ListArray) -> npt.NDArray[np.int32]:
     return pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int32)
 
 
-def with_ids(table: pa.Table, ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32], keep_text: bool) -> pa.Table:
+def lists_of(values: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32]) -> pa.ListArray:
+    """Return lists whose values lie one after the other."""
+    return pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), pa.array(values)
+    )
+
+
+def cut_off(lists: pa.ListArray, max_tokens: int) -> tuple[pa.ListArray, int]:
+    """Return lists of at most `max_tokens` ids, and how many were longer."""
+    num_long = int((lengths_of(lists) > max_tokens).sum())
+    return (pc.list_slice(lists, 0, max_tokens) if num_long else lists), num_long
+
+
+def with_ids(table: pa.Table, lists: pa.ListArray, keep_text: bool) -> pa.Table:
     """Return a chunk's table as the token set's schema has it: ids in the place of tokens."""
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    lists = pa.ListArray.from_arrays(offsets, pa.array(ids))
     table = table.set_column(table.schema.get_field_index("tokens"), "ids", lists)
     schema = token_set.SCHEMA
     if not keep_text:

@@ -3,9 +3,10 @@
 Both work without Ray and torch. Tokens are made from whole columns of sentences, by Arrow's Unicode kernels and the classes
 of `characters`; the rule is the same for one sentence and for a million.
 
-Profile `default`: words and numbers of all scripts, lower-cased; punctuation dropped; one inner apostrophe kept ("don't");
-letters and digits never in one token. Compatibility forms are replaced (NFKC). What happens to marks and to scripts without
-spaces:
+Profile `default`: words and numbers of all scripts, lower-cased; punctuation, emoji and other signs dropped; one inner
+apostrophe kept ("don't"); letters and digits never in one token. Compatibility forms are replaced (NFKC). In scripts without
+spaces between words a token is what stands between other signs, a clause mostly; its pieces are its words. What happens to
+marks:
 
 - Latin and Greek: accents are stripped ("Müller" -> "muller"); the final sigma is a sigma.
 - Cyrillic: letters stay as they are (short i and yo are letters of their own, not accented ones); the acute that shows
@@ -14,8 +15,6 @@ spaces:
   madda stay.
 - Indic scripts: vowel signs belong to the word and stay.
 - Hangul: words between spaces, as composed syllables.
-- Han, Hiragana, Katakana: one token a character. Thai, Lao, Khmer, Burmese: one token a letter with its marks. These scripts
-  put no spaces between words, and a token of a character serves better than one of a whole clause.
 - Invisible signs (soft hyphen, joiners, variation selectors) are dropped without parting the word around them.
 
 Profile `original` gives the tokens of the Keras system this project goes back to: lower-cased, accents stripped (NFD without

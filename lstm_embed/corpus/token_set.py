@@ -21,6 +21,8 @@ from lstm_embed.errors import InputError
 from lstm_embed.ledger.sealed import read_manifest
 
 KIND = "token_set"
+FORMAT = 3
+"""Version of the parts' content; raised by hand when the same text would give other tokens or sentences."""
 VOCABULARY = "vocabulary.parquet"
 MAX_MIN_TOKENS = 8
 """Largest least sentence length for which the manifest knows the number of sentences."""
@@ -69,6 +71,11 @@ class TokenSet:
     def __init__(self, path: str) -> None:
         self.path = storage.resolve(path)
         manifest = read_manifest(self.path, kind=KIND)
+        if manifest["settings"].get("content_format") != FORMAT:
+            raise InputError(
+                f"{self.path} is a token set of whole words, as lstm_embed 0.2 makes them; use it with that version, or "
+                "prepare the corpus anew with this version"
+            )
         self.fingerprint: str = manifest["fingerprint"]
         self.settings: dict[str, Any] = manifest["settings"]
         self.tokenizer: dict[str, Any] = manifest["settings"]["text"]

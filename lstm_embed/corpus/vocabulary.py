@@ -1,11 +1,11 @@
-"""Words and their ids."""
+"""Pieces of words and their ids."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,83 +15,130 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lstm_embed import storage
+from lstm_embed.corpus.pieces import (
+    BYTE_PIECES,
+    MARK,
+    SPECIAL_PIECES,
+    Cutter,
+    Scores,
+    learn_pieces,
+    whole_word_scores,
+)
 from lstm_embed.errors import InputError
 from lstm_embed.ledger.parts import encode_table
 
-PAD, UNKNOWN = 0, 1
-SPECIAL_WORDS = ("<pad>", "<unk>")
+PAD = 0
+FIRST_ID = 1
+"""Least id that stands for text."""
+FIRST_LEARNED = len(SPECIAL_PIECES)
+"""Least id of a piece that was learned; below are padding and the bytes."""
 _MADE_KEY = b"lstm_embed.vocabulary"
+_MOST_UNITS = 2_000_000
+"""Words that pieces are learned from, each as often as it is counted; counts of larger corpora are scaled down to that."""
 
 
 class Vocabulary:
-    """A frozen list of words; the position of a word is its id.
+    """A frozen list of pieces; the position of a piece is its id.
 
-    Ids 0 and 1 are padding and the unknown word. The unknown word's count is that of all tokens which have no id of their
-    own. The tokenizer drops angle brackets, so no token of a text can be one of the special words.
+    Id 0 is padding, ids 1 to 256 are bytes, which stand for what no other piece covers. A piece that begins a word has
+    `pieces.MARK` before it, so that words can be put together again.
 
     Args:
-        words: V words, the first two of them `SPECIAL_WORDS`.
+        pieces: V pieces, distinct, the first of them `pieces.SPECIAL_PIECES`.
         counts: V counts in the training corpus, int64.
+        scores: V logarithms of probabilities, by which words are cut.
+
+    Raises:
+        InputError: if these are not that.
     """
 
-    def __init__(self, words: Sequence[str] | pa.Array, counts: npt.ArrayLike) -> None:
-        self.word_array = words if isinstance(words, pa.Array) else pa.array(words, pa.string())
+    def __init__(self, pieces: Sequence[str] | pa.Array, counts: npt.ArrayLike, scores: npt.ArrayLike) -> None:
+        self.piece_array = pieces if isinstance(pieces, pa.Array) else pa.array(pieces, pa.string())
         self.counts: npt.NDArray[np.int64] = np.asarray(counts, np.int64)
-        if tuple(self.word_array[:2].to_pylist()) != SPECIAL_WORDS or len(self.word_array) != len(self.counts):
+        self.scores: Scores = np.asarray(scores, np.float32)
+        if not len(self.piece_array) == len(self.counts) == len(self.scores):
             raise InputError(
-                f"a vocabulary of {len(self.word_array)} words and {len(self.counts)} counts begins with "
-                f"{self.word_array[:2].to_pylist()}; expected as many counts as words, beginning with {SPECIAL_WORDS}"
+                f"a vocabulary has {len(self.piece_array)} pieces, {len(self.counts)} counts and {len(self.scores)} scores; "
+                "expected one of each for every id"
             )
+        if tuple(self.piece_array[:FIRST_LEARNED].to_pylist()) != SPECIAL_PIECES:
+            raise InputError(
+                f"a vocabulary begins with {self.piece_array[:3].to_pylist()}; expected padding and the 256 bytes"
+            )
+        wrong = self.piece_array.null_count or len(self.piece_array.unique()) < len(self.piece_array)
+        if wrong or (self.counts < 0).any() or not np.isfinite(self.scores).all():
+            raise InputError("a vocabulary has missing or repeated pieces, or counts or scores that are none")
 
     def __len__(self) -> int:
-        return len(self.word_array)
+        return len(self.piece_array)
 
     @functools.cached_property
-    def words(self) -> list[str]:
-        """All words, in the order of their ids."""
-        return self.word_array.to_pylist()
+    def pieces(self) -> list[str]:
+        """All pieces, in the order of their ids."""
+        return self.piece_array.to_pylist()
 
     @functools.cached_property
     def _index(self) -> dict[str, int]:
-        return {word: number for number, word in enumerate(self.words)}
+        return {piece: number for number, piece in enumerate(self.pieces)}
 
-    def id(self, word: str) -> int:
-        """Return the id of one word, `UNKNOWN` if it has none."""
-        return self._index.get(word, UNKNOWN)
+    @functools.cached_property
+    def _cutter(self) -> Cutter:
+        return Cutter(self.pieces, self.scores)
 
-    def ids(self, words: Sequence[str] | pa.Array) -> npt.NDArray[np.int32]:
-        """Return the id of each word, shape (n,); `UNKNOWN` where it has none.
+    @functools.cached_property
+    def _bytes(self) -> list[bytes]:
+        """What each id adds to a text in UTF-8, with a space before each word."""
+        own = [piece.replace(MARK, " ").encode() for piece in self.pieces[FIRST_LEARNED:]]
+        return [b"", *(bytes([byte]) for byte in range(len(BYTE_PIECES))), *own]
 
-        A word that repeats is looked up once (Arrow's own index would be rebuilt for every call).
-        """
-        array = words if isinstance(words, pa.Array) else pa.array(words, pa.string())
-        encoded = array.dictionary_encode()
+    def id(self, piece: str) -> int:
+        """Return the id of one piece, `PAD` if it has none."""
+        return self._index.get(piece, PAD)
+
+    def ids(self, pieces: Iterable[str]) -> npt.NDArray[np.int32]:
+        """Return the id of each piece, shape (n,); `PAD` where it has none."""
         index = self._index
-        known = np.fromiter(
-            (index.get(word, UNKNOWN) for word in encoded.dictionary.to_pylist()), np.int32, len(encoded.dictionary)
-        )
-        return known[encoded.indices.to_numpy(zero_copy_only=False)] if len(array) else np.zeros(0, np.int32)
+        return np.fromiter((index.get(piece, PAD) for piece in pieces), np.int32)
+
+    def cut(self, words: pa.Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return the ids of all words' pieces, one word after the other, and the number of each word's.
+
+        A word that repeats is cut once.
+        """
+        encoded = words.dictionary_encode()
+        flat, lengths = self._cutter.cut(encoded.dictionary.to_pylist())
+        return take_lists(flat, lengths, encoded.indices.to_numpy(zero_copy_only=False))
+
+    def second_cuts(self, words: Sequence[str]) -> list[list[int]]:
+        """Return the ids of the next best cut of each word; none where there is but one."""
+        return self._cutter.second_cuts(words)
 
     def id_lists(self, tokens: pa.ListArray) -> pa.ListArray:
-        """Return lists of int32 ids for lists of tokens."""
-        flat = pa.array(self.ids(tokens.flatten()), pa.int32())
-        lengths = pc.list_value_length(tokens).to_numpy(zero_copy_only=False)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), flat)
+        """Return lists of int32 ids for lists of words."""
+        flat, lengths = self.cut(tokens.flatten())
+        words_before = np.concatenate([[0], np.cumsum(pc.list_value_length(tokens).to_numpy(zero_copy_only=False))])
+        pieces_before = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(pieces_before[words_before]), pa.array(flat))
+
+    def words(self, ids: Iterable[int]) -> list[str]:
+        """Return the words that pieces make. Bytes that are no UTF-8, as a cut may leave, become U+FFFD."""
+        text = b"".join([self._bytes[number] for number in ids]).decode("utf-8", "replace")
+        return text.split()
 
     def probabilities(self) -> npt.NDArray[np.float64]:
-        """Return the share of each word among all tokens, shape (V,); 0 for padding."""
+        """Return the share of each piece among all pieces of the corpus, shape (V,); 0 for padding."""
         counts = self.counts.astype(np.float64)
         counts[PAD] = 0.0
         return counts / max(counts.sum(), 1.0)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of words and counts."""
+        """Hash of pieces, counts and scores."""
         sha = hashlib.sha256()
-        for word in self.words:
-            sha.update(word.encode("utf-8") + b"\n")
+        for piece in self.pieces:
+            sha.update(piece.encode("utf-8") + b"\n")
         sha.update(self.counts.astype("<i8").tobytes())
+        sha.update(self.scores.astype("<f4").tobytes())
         return sha.hexdigest()[:32]
 
     def save(self, path: str, made: dict[str, Any] | None = None) -> None:
@@ -101,7 +148,7 @@ class Vocabulary:
             path: The file.
             made: What it was made with, kept in the file's metadata for `read_made`.
         """
-        table = pa.table({"word": self.word_array, "count": self.counts})
+        table = pa.table({"piece": self.piece_array, "count": self.counts, "score": self.scores})
         if made is not None:
             table = table.replace_schema_metadata({_MADE_KEY: json.dumps(made, sort_keys=True)})
         storage.write_bytes(path, encode_table(table, compression="zstd"))
@@ -115,50 +162,65 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
-        """Read a vocabulary from a parquet file with the columns `word` and `count`.
+        """Read a vocabulary from a parquet file with the columns `piece`, `count` and `score`.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            InputError: if it is not a vocabulary.
+            InputError: if it is not a vocabulary, or one of an earlier version.
         """
         with storage.open_input(storage.resolve(path)) as file:
             try:
                 table = pq.read_table(file)
-                words = table["word"].combine_chunks().cast(pa.string())
-                if words.null_count or len(words.unique()) < len(words):
-                    raise InputError(f"{path} is not a vocabulary: it has missing words or words that occur twice")
-                return cls(words, table["count"].to_numpy())
-            except (KeyError, pa.ArrowException) as error:
+                if table.column_names == ["word", "count"]:
+                    raise InputError(
+                        f"{path} is a vocabulary of whole words, as lstm_embed 0.2 makes them; use it with that version, or "
+                        "prepare the corpus anew with this version"
+                    )
+                pieces = table["piece"].combine_chunks().cast(pa.string())
+                return cls(pieces, table["count"].to_numpy(), table["score"].to_numpy())
+            except InputError as error:
+                raise InputError(f"{path} cannot be used: {error}") from None
+            except (KeyError, ValueError, pa.ArrowException) as error:
                 raise InputError(
-                    f"{path} is not a vocabulary ({error}); expected a parquet file with the columns word and count"
+                    f"{path} is not a vocabulary ({error}); expected a parquet file with the columns piece, count and score"
                 ) from None
 
     @classmethod
-    def from_counts(cls, words: pa.Array, counts: pa.Array, *, min_count: int, max_words: int) -> Vocabulary:
-        """Make a vocabulary of the most frequent words.
+    def learn(
+        cls, words: Sequence[str], counts: npt.NDArray[np.int64], *, num_pieces: int, whole: Sequence[str] = ()
+    ) -> Vocabulary:
+        """Learn a vocabulary from distinct words and their counts.
 
         Args:
-            words: Distinct words.
-            counts: Their counts.
-            min_count: Least count of a word.
-            max_words: Most words, without the special ones; 0 for no limit.
+            words: The words, at least one.
+            counts: Their counts, at least 1, in the corpus that they are or stand for.
+            num_pieces: Most pieces, the special ones counted; few or short words give fewer.
+            whole: Words that are not to be cut; each gets an id beside the pieces.
         """
-        kept = pc.greater_equal(counts, min_count)
-        table = pa.table({"word": words.filter(kept), "count": counts.filter(kept)})
-        rare = (pc.sum(counts).as_py() or 0) - (pc.sum(table["count"]).as_py() or 0)
-        table, beyond = most_frequent(table, max_words)
-        return cls.from_table(table, rare + beyond)
+        unit = max(1.0, float(counts.sum()) / _MOST_UNITS)
+        weights = np.maximum(np.round(counts / unit), 1).astype(np.int64)
+        pieces, scores = learn_pieces(words, weights.tolist(), num_pieces)
+        pieces = [*SPECIAL_PIECES, *pieces]
+        scores = np.concatenate([np.zeros(len(SPECIAL_PIECES), np.float32), scores])
+        index = set(pieces)
+        whole = [word for word in whole if MARK + word not in index]
+        if whole:
+            scores = np.concatenate([scores, whole_word_scores(whole, pieces, scores)])
+            pieces += [MARK + word for word in whole]
+        ids, lengths = Cutter(pieces, scores).cut(words)
+        occurrences = np.bincount(ids, np.repeat(counts, lengths), len(pieces)).astype(np.int64)
+        # By falling count, as word lists are; the special ones stay where they are.
+        order = sorted(range(len(SPECIAL_PIECES), len(pieces)), key=lambda at: (-occurrences[at], pieces[at]))
+        order = [*range(len(SPECIAL_PIECES)), *order]
+        return cls([pieces[at] for at in order], occurrences[order], scores[order])
 
-    @classmethod
-    def from_table(cls, table: pa.Table, unknown: int) -> Vocabulary:
-        """Make a vocabulary of the words of a table with the columns `word` and `count`, and the count of all others."""
-        words = pa.concat_arrays([pa.array(SPECIAL_WORDS, pa.string()), *table["word"].cast(pa.string()).chunks])
-        return cls(words, np.concatenate([[0, unknown], table["count"].to_numpy()]))
 
-
-def most_frequent(table: pa.Table, max_words: int) -> tuple[pa.Table, int]:
-    """Return a table's most frequent words, by count and then by word, and the sum of the counts of the others."""
-    # The same whatever order the counts came in.
-    table = table.sort_by([("count", "descending"), ("word", "ascending")])
-    beyond = table.slice(max_words if max_words else table.num_rows)
-    return table.slice(0, table.num_rows - beyond.num_rows), pc.sum(beyond["count"]).as_py() or 0
+def take_lists(
+    flat: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32], chosen: npt.NDArray[np.integer]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Return chosen ones of lists that lie one after the other in `flat`: their values, likewise, and their lengths."""
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    taken = lengths[chosen]
+    ends = np.cumsum(taken, dtype=np.int64)
+    shift = np.repeat(starts[chosen] - (ends - taken), taken)
+    return flat[np.arange(len(shift)) + shift], taken

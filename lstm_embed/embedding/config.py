@@ -82,7 +82,7 @@ class EmbedConfig:
     """Further columns of the input to carry along (not from a token set): NAME or NAME:TYPE, the type one of string, bool,
     int64, double, timestamp, date, list<string>, list<int64>, list<double>; without it, as the first records have it."""
     empty: str = "zero"
-    """Rows without a known token: zero (a vector of zeros) or drop; both are counted."""
+    """Rows without a word: zero (a vector of zeros) or drop; both are counted."""
     reuse: str = ""
     """Earlier output of embed: articles whose text is the same keep their vectors from there, and only the others are
     computed. (What this output folder itself held is reused in any case.)"""

@@ -273,7 +273,7 @@ class EmbedJob:
         totals = manifest["totals"]
         facts = {
             **self._counts,
-            "without known words": totals.get("without_known_words", 0),
+            "without words": totals.get("without_words", 0),
             "rejected": sum(totals.get("rejected", {}).values()),
             "embedding": self.embedding,
             "precision": self.precision,

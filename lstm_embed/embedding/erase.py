@@ -165,9 +165,9 @@ class _Parts:
             stats = recounted(stats, left, self._settings["holdout_every"])
         elif self._settings["kind"] == decode.KIND:
             stats = decode.recounted(stats, left)
-        elif "without_known_words" in stats:
+        elif "without_words" in stats:
             erased_vectors = vectors.to_matrix(gone["embedding"].combine_chunks())
-            stats["without_known_words"] -= int((~np.any(erased_vectors, axis=1)).sum())
+            stats["without_words"] -= int((~np.any(erased_vectors, axis=1)).sum())
         new = replace(
             record,
             rows=left.num_rows,

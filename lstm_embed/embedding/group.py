@@ -188,7 +188,7 @@ class GroupJob:
         facts: dict[str, Any] = {
             "groups": int((sizes > 0).sum()),
             "largest": int(sizes.max()),
-            "without group (no known word)": manifest["rows"] - int(sizes.sum()),
+            "without group (no word)": manifest["rows"] - int(sizes.sum()),
         }
         if "pairs" in manifest:
             facts["near-duplicate pairs"] = manifest["pairs"]

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from lstm_embed import storage
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.sentences import CHUNK_ROWS, UnitReader, part_chunks
+from lstm_embed.corpus.tasks import cut_off, lengths_of
 from lstm_embed.corpus.token_set import read_part
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.embedding.columns import carried
@@ -93,9 +94,9 @@ class ReadUnit:
             if number < unit.committed:
                 continue
             table = chunk.table
-            ids = vocabulary.id_lists(table["tokens"].combine_chunks())
+            ids, num_cut = cut_off(vocabulary.id_lists(table["tokens"].combine_chunks()), self.text.max_tokens)
             table = table.set_column(table.schema.get_field_index("tokens"), "ids", ids)
-            stats = dict(chunk.stats)
+            stats = {**chunk.stats, "sentences_cut": num_cut, "tokens": int(lengths_of(ids).sum())}
             for name, kind in columns:
                 values, misfits = carried(chunk.columns[name], kind)
                 table = table.append_column(name, values.take(table["article"]))

@@ -78,7 +78,7 @@ class EmbedChunk:
             return found
         rows, vectors, num_copied = self._vectors(table)
         known: npt.NDArray[np.bool_] = np.any(vectors, axis=1)
-        stats = {**record.stats, "without_known_words": int((~known).sum())}
+        stats = {**record.stats, "without_words": int((~known).sum())}
         if self._format.empty == "drop" and not known.all():
             rows, vectors = rows.filter(pa.array(known)), vectors[known]
         written = replace(record, rows=rows.num_rows, stats=stats)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from lstm_embed.corpus.text import tokenize
-from lstm_embed.corpus.vocabulary import UNKNOWN, Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_ID, Vocabulary
 from lstm_embed.word_vectors.scores import unit_rows
 
 FloatArray = npt.NDArray[np.float32]
@@ -38,26 +38,23 @@ class Tokens:
         self.profile = profile
 
     def words(self, texts: Sequence[str]) -> list[list[str]]:
-        """Return the tokens of each text."""
+        """Return the words of each text."""
         return tokenize(texts, self.profile).to_pylist()
 
     def ids(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
-        """Return the ids of each text's tokens, unknown ones included."""
+        """Return the ids of each text's pieces."""
         lists = self.vocabulary.id_lists(tokenize(texts, self.profile))
         return np.split(lists.flatten().to_numpy(), lists.offsets.to_numpy()[1:-1]) if len(texts) else []
 
     def read(self, texts: Sequence[str], max_tokens: int) -> list[list[str]]:
-        """Return the words of each text that a model reads: the known ones among the first `max_tokens`."""
-        words = self.vocabulary.words
-        return [[words[i] for i in ids[:max_tokens] if i > UNKNOWN] for ids in self.ids(texts)]
+        """Return the words of each text that a model reads: those of the first `max_tokens` pieces."""
+        return [self.vocabulary.words(ids[:max_tokens]) for ids in self.ids(texts)]
 
     def shares(self, texts: Sequence[str]) -> sparse.csr_array:
-        """Return how large a share of each text's known tokens each word is, shape (n, V)."""
+        """Return how large a share of each text's pieces each piece is, shape (n, V)."""
         lists = self.vocabulary.id_lists(tokenize(texts, self.profile))
         ids = lists.flatten().to_numpy()
         rows = np.repeat(np.arange(len(texts)), pc.list_value_length(lists).to_numpy(zero_copy_only=False))
-        known = ids > UNKNOWN
-        ids, rows = ids[known], rows[known]
         values = (1.0 / np.maximum(np.bincount(rows, minlength=len(texts)), 1))[rows].astype(np.float32)
         return sparse.csr_array((values, (rows, ids)), shape=(len(texts), len(self.vocabulary)))
 
@@ -66,7 +63,7 @@ def averaging_baselines(tokens: Tokens, vectors: FloatArray, reference: Sequence
     """Return the averaging baselines by name.
 
     Args:
-        tokens: Turns texts into words.
+        tokens: Turns texts into ids.
         vectors: Word vectors, shape (V, d).
         reference: Sentences of the training corpus, whose first principal component "sif_minus_first" takes away.
 
@@ -77,8 +74,8 @@ def averaging_baselines(tokens: Tokens, vectors: FloatArray, reference: Sequence
     p = tokens.vocabulary.probabilities()
     sif = SIF_CONSTANT / (SIF_CONSTANT + p)
     surprise = -np.log(np.where(p > 0, p, 1.0))
-    words = surprise[UNKNOWN + 1 :]
-    log = (surprise - words.min(initial=np.inf)) / max(words.max(initial=0.0), 1e-9)
+    found = surprise[FIRST_ID:]
+    log = (surprise - found.min(initial=np.inf)) / max(found.max(initial=0.0), 1e-9)
     baselines = {
         "mean": _average(tokens, np.ones(len(p)), vectors),
         "sif": _average(tokens, sif, vectors),

@@ -68,4 +68,4 @@ class EvaluationConfig:
 
 
 REMOVED = {"num-reconstructed": "--num-decoded stands in its place"}
-"""Flags that 0.1 had, and what to do instead."""
+"""Flags that earlier versions had, and what to do instead."""

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from lstm_embed import storage
 from lstm_embed.corpus.token_set import TokenSet, is_held_out
-from lstm_embed.corpus.vocabulary import UNKNOWN
 from lstm_embed.errors import InputError
 from lstm_embed.evaluation.baselines import FloatArray
 from lstm_embed.ledger.sealed import read_manifest
@@ -181,7 +180,7 @@ def embedded_sentences(path: str, max_rows: int) -> Sentences:
 def token_set_sentences(tokens: TokenSet, max_rows: int, *, held_out: bool, min_tokens: int = 3) -> Sentences:
     """Hold up to `max_rows` sentences of a token set, spread over its parts.
 
-    Where the token set was made without text, a sentence is its known words.
+    Where the token set was made without text, a sentence is its words.
 
     Args:
         tokens: The token set.
@@ -209,8 +208,7 @@ def token_set_sentences(tokens: TokenSet, max_rows: int, *, held_out: bool, min_
 def _texts(table: pa.Table, tokens: TokenSet) -> list[str]:
     if "text" in table.column_names:
         return [text or "" for text in table["text"].to_pylist()]
-    words = tokens.vocabulary.words
-    return [" ".join(words[i] for i in ids if i > UNKNOWN) for ids in table["ids"].to_pylist()]
+    return [" ".join(tokens.vocabulary.words(ids)) for ids in table["ids"].to_pylist()]
 
 
 def shipped_sentences(split: Any, min_words: int = 3) -> Sentences:

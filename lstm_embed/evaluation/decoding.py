@@ -1,6 +1,6 @@
 """Decoding: which sentences come back out of their vectors word for word, and which of their words stand in place.
 
-Only what a model reads of a sentence can come back: its known words, as the tokenizer gives them, of the first `max_tokens`.
+Only what a model reads of a sentence can come back: its words, as the tokenizer gives them, up to the piece `max_tokens`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lstm_embed.corpus.pieces import MARK
 from lstm_embed.evaluation.baselines import Embed, NearestSentence, Tokens
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ Answer = tuple[Sequence[str], bool | None]
 Decode = Callable[[Sequence[str]], list[Answer]]
 """Takes n texts, returns what is made of their vectors."""
 
-ALL, PARTLY_READ = "all", "unknown or cut"
-"""Rows: sentences that are read whole (then by length), and those with words that the model does not read."""
+ALL, PARTLY_READ = "all", "cut off"
+"""Rows: sentences that are read whole (then by length), and those whose end the model does not read."""
 LENGTHS = (8, 16, 24, 32, 64)
 """Last number of words of each row; longer sentences count in `ALL` alone."""
 
@@ -33,10 +34,10 @@ def by_encoder(encoder: SentenceEncoder) -> Decode:
 
 
 def most_frequent_word(tokens: Tokens, max_tokens: int) -> Decode:
-    """Return the baseline that knows a sentence's length and answers with the vocabulary's most frequent word throughout."""
-    counts = tokens.vocabulary.counts.copy()
-    counts[:2] = -1
-    word = tokens.vocabulary.words[int(counts.argmax())]
+    """Return the baseline that knows a sentence's length and answers with the most frequent whole word throughout."""
+    pieces = tokens.vocabulary.pieces
+    whole = (number for number in np.argsort(-tokens.vocabulary.counts) if pieces[number].startswith(MARK))
+    word = next((pieces[number][len(MARK) :] for number in whole if pieces[number] != MARK), "")
     return lambda texts: [([word] * len(words), None) for words in tokens.read(texts, max_tokens)]
 
 
@@ -54,7 +55,7 @@ def decoding(
         texts: The sentences; none of them was trained on.
         tokens: Splits them into words.
         methods: By name.
-        max_tokens: Words of a sentence that a model reads.
+        max_tokens: Pieces of a sentence that a model reads.
         num_examples: Sentences to show.
 
     Returns:
@@ -109,16 +110,16 @@ def _size(written: Sequence[Sequence[str]], read: Sequence[Sequence[str]]) -> di
 
 
 def rows_by_length(written: Sequence[Sequence[str]], read: Sequence[Sequence[str]]) -> dict[str, list[int]]:
-    """Return the numbers of the sentences of each row; rows without one, and sentences without a known word, are left out."""
+    """Return the numbers of the sentences of each row; rows without one, and sentences without a word, are left out."""
     limits = {f"{after + 1}-{last}": last for after, last in itertools.pairwise((0, *LENGTHS))}
     rows: dict[str, list[int]] = {row: [] for row in (ALL, *limits, PARTLY_READ)}
-    for number, (words, known) in enumerate(zip(written, read, strict=True)):
-        if not known:
+    for number, (words, kept) in enumerate(zip(written, read, strict=True)):
+        if not kept:
             continue
-        if words != known:
+        if words != kept:
             rows[PARTLY_READ].append(number)
             continue
         rows[ALL].append(number)
-        if row := next((row for row, last in limits.items() if len(known) <= last), None):
+        if row := next((row for row, last in limits.items() if len(kept) <= last), None):
             rows[row].append(number)
     return {row: numbers for row, numbers in rows.items() if numbers}

@@ -1,5 +1,7 @@
 """Sentences laid out for a model: positions that point into a table of distinct words, time first.
 
+What is a word to a model is a piece of the vocabulary.
+
 Shape suffixes: R or B rows (sentences), T positions, U distinct words of the batch.
 """
 
@@ -18,8 +20,8 @@ from torch import Tensor
 Moved = TypeVar("Moved")
 IntArray = npt.NDArray[np.integer]
 
-FIRST_WORD = 2
-"""Least id of a word; below are padding and the unknown word, which no model reads."""
+FIRST_WORD = 1
+"""Least id of a word; below is padding."""
 
 
 def _moved(value: Moved, move: Callable[[Tensor], Tensor]) -> Moved:
@@ -94,13 +96,9 @@ def distinct_words(ids: IntArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     return words, position.ravel()[1:].reshape(ids.shape)
 
 
-def known_only(ids_BT: IntArray, lengths_B: IntArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return sentences without their unknown words, padded on the right with 0, and how many words are left of each."""
-    known_BT = (np.arange(ids_BT.shape[1]) < lengths_B[:, None]) & (ids_BT >= FIRST_WORD)
-    lengths = known_BT.sum(1)
-    kept = np.zeros((len(ids_BT), max(1, int(lengths.max(initial=0)))), np.int64)
-    kept[np.arange(kept.shape[1]) < lengths[:, None]] = ids_BT[known_BT]
-    return kept, lengths
+def padded(ids_BT: IntArray, lengths_B: IntArray) -> npt.NDArray[np.int64]:
+    """Return the ids of sentences with zeros behind them, whatever stood there."""
+    return np.where(np.arange(ids_BT.shape[1]) < lengths_B[:, None], ids_BT, 0).astype(np.int64)
 
 
 def lay_out(position_RT: IntArray, lengths_R: IntArray, padded_length: int = 0) -> Sentences:
@@ -133,7 +131,7 @@ def collate(ids_BT: IntArray, lengths_B: IntArray, padded_length: int = 0) -> Ba
     """Lay out a micro-batch, its sentences by falling length.
 
     Args:
-        ids_BT: Word ids, padded on the right with 0; no unknown words.
+        ids_BT: Word ids, padded on the right with 0.
         lengths_B: Words of each sentence; a row of length 0 is no sentence.
         padded_length: Of the model's config.
     """

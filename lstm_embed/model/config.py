@@ -17,6 +17,8 @@ from lstm_embed.errors import InputError
 Embedding = Literal["meaning", "joined", "exact", "order"]
 EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
 """What a vector may consist of; see `ModelConfig.embedding`."""
+EARLIER = {1: "0.1", 2: "0.2"}
+"""Versions of lstm_embed by the formats they wrote: of models, and of runs and their checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +44,6 @@ class ModelConfig:
     spelling_size: int = 256
     """Dimension of the spelling, which makes alike what is written alike: a multiple of 8 up to 512; 0 for none."""
 
-    word_whitening: float = 0.5
-    """Share by which word vectors are made alike in all directions: their mean is taken off and the standard deviation along
-    each principal axis raised to the power 1 - this. 0 leaves them as they are, 1 whitens them fully."""
-
     word_constant: float = 5e-3
     """The a of a word's weight a/(a+p) among the words of a sentence, p its frequency; above 0."""
 
@@ -63,7 +61,7 @@ class ModelConfig:
     (joined and positions: gives the sentence back word for word) or order. A trained model can be loaded with another one."""
 
     max_tokens: int = 64
-    """Tokens of a sentence that are read, the rest is cut off; 1 to 65535."""
+    """Tokens (pieces of words) of a sentence that are read, the rest is cut off; 1 to 65535."""
 
     train_max_tokens: int = 32
     """Tokens of a sentence that are used in training, at least 1."""
@@ -76,7 +74,6 @@ class ModelConfig:
             decoder_hidden_size=(1, math.inf),
             position_size=(2, 1024),
             spelling_size=(0, 512),
-            word_whitening=(0, 1),
             word_constant=(1e-12, math.inf),
             spelling_constant=(1e-12, math.inf),
             neighbour_strength=(0, math.inf),

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from lstm_embed.corpus.pieces import MARK
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.errors import InputError
 from lstm_embed.model.assignment import find_orders
@@ -58,7 +59,8 @@ class Decoded:
 
     Attributes:
         text: The words, joined by spaces.
-        words: The words: in order where the vector tells it, else those it leans to most, the most first.
+        words: The words: in order where the vector tells it, else those it leans to most, the most first; what can only be told
+            of a word's inside begins with a hyphen then.
         proven: Whether these words, encoded again, make the vector; see `SentenceEncoder.decode`.
     """
 
@@ -81,7 +83,7 @@ class VectorDecoder:
 
     Args:
         model: The model.
-        vocabulary: Its words.
+        vocabulary: Its pieces.
         embedding: What the vectors consist of.
         encode: Encodes ids as the vectors were encoded.
 
@@ -124,13 +126,12 @@ class VectorDecoder:
         largest = np.abs(vectors_nE).max(1, initial=0.0, keepdims=True).astype(np.float64)
         vectors = vectors_nE.astype(np.float64) / np.where(largest > 0, largest, 1.0)
         words, spelling, whole, scale = self._sums(vectors)
-        bags = dict(zip(whole, self._pursuit.find(words[whole], spelling[whole]), strict=True))
-        sentences = [
-            row for row in whole if bags[row].agrees and bags[row].counts.sum() <= self._model.config.max_tokens
-        ]
+        most = self._model.config.max_tokens
+        bags = dict(zip(whole, self._pursuit.find(words[whole], spelling[whole], most_words=most), strict=True))
+        sentences = [row for row in whole if bags[row].agrees and bags[row].counts.sum() <= most]
         others = np.setdiff1d(np.flatnonzero(largest[:, 0]), sentences)
         for row, ids in zip(others, self._pursuit.leanings(words[others], spelling[others]), strict=True):
-            found[row] = self._decoded(ids, False)
+            found[row] = self._leaning(ids)
         if sentences:
             given = [np.repeat(bags[row].ids, bags[row].counts) for row in sentences]
             order = self._by_code if self._embedding == "joined" else self._by_positions
@@ -243,8 +244,14 @@ class VectorDecoder:
         return [np.linalg.norm(vectors - code, axis=1) for vectors, code in zip(parts, codes, strict=True)]
 
     def _decoded(self, ids: Ids, proven: bool) -> Decoded:
-        words = tuple(self._vocabulary.words[word] for word in ids)
+        words = tuple(self._vocabulary.words(ids))
         return Decoded(" ".join(words), words, proven)
+
+    def _leaning(self, ids: Ids) -> Decoded:
+        """Return pieces that stand for themselves; those that go on with a word begin with a hyphen."""
+        pieces = [self._vocabulary.pieces[number] for number in ids]
+        words = tuple(piece[len(MARK) :] or piece if piece.startswith(MARK) else f"-{piece}" for piece in pieces)
+        return Decoded(" ".join(words), words, False)
 
 
 def _nearest(orders: Ids, distances: Matrix) -> _Nearest:

@@ -53,7 +53,7 @@ class SentenceEncoder:
 
     Args:
         model: The model; it is moved to `device`.
-        vocabulary: Its words.
+        vocabulary: Its pieces.
         tokenizer: Settings that turn text into tokens; "profile" at least.
         embedding: What the vectors consist of; None for what the model's config says.
         fingerprint: Of the model folder; empty for a model that was never saved.
@@ -136,7 +136,7 @@ class SentenceEncoder:
         return self.config.max_tokens
 
     def tokenize(self, sentences: str | Sequence[str]) -> pa.ListArray:
-        """Return the token ids of each sentence as `encode_ids` takes them, not cut off; 1 is an unknown word."""
+        """Return the token ids of each sentence as `encode_ids` takes them, not cut off."""
         return self.vocabulary.id_lists(tokenize(_as_list(sentences), self.tokenizer["profile"]))
 
     @overload
@@ -171,7 +171,7 @@ class SentenceEncoder:
         dtype: str = "float32",
         convert_to_tensor: bool = False,
     ) -> Matrix | Tensor:
-        """Return the vector of each sentence; the zero vector where no word is known.
+        """Return the vector of each sentence; the zero vector where there is no word.
 
         Args:
             sentences: n texts, or one.
@@ -226,7 +226,8 @@ class SentenceEncoder:
         if dtype not in ("float32", "float16"):
             raise InputError(f"dtype is {dtype!r}; expected float32 or float16")
         embedding = embedding or self.embedding
-        flat, starts, lengths = _known(*_flatten(ids, len(self.vocabulary)), self.max_tokens)
+        flat, starts, lengths = _flatten(ids, len(self.vocabulary))
+        lengths = np.minimum(lengths, self.max_tokens)
         order = np.argsort(-lengths, kind="stable")
         device, padded = self.model.device, self.config.padded_length
         if not batch_size and device.type == "cpu" and self.precision != "fp32":
@@ -286,8 +287,7 @@ class SentenceEncoder:
 
         "Proven" means that the words were encoded again and agree with the vector in all that is computed in closed form, as
         closely as the vector's type holds; of `joined`, whose order is learned, also that no other order that was looked at
-        comes near. It speaks of the ids that the model read: words that were cut off or are not in the vocabulary are not
-        in the vector.
+        comes near. It speaks of what the model read: what was cut off behind `max_tokens` is not in the vector.
 
         Args:
             vectors: Shape (n, E), or (E,) for one, made with this model and embedding.
@@ -325,7 +325,7 @@ class SentenceEncoder:
         return self.decode(self.encode(_as_list(sentences)))
 
     def _decoded(self, ids: Sequence[int]) -> Decoded:
-        words = tuple(self.vocabulary.words[word] for word in ids)
+        words = tuple(self.vocabulary.words(ids))
         return Decoded(" ".join(words), words, False)
 
     def _encode_again(self, ids: pa.ListArray | Sequence[npt.ArrayLike], embedding: str) -> Matrix:
@@ -379,22 +379,13 @@ def _flatten(
         arrays = [np.asarray(one, np.int64) for one in ids]
         lengths = np.array([len(array) for array in arrays], np.int64)
         flat = np.concatenate([np.zeros(0, np.int64), *arrays])
-    if len(flat) and (flat.min() < 0 or flat.max() >= vocabulary_size):
+    if len(flat) and (flat.min() < FIRST_WORD or flat.max() >= vocabulary_size):
         raise InputError(
-            f"token ids from {flat.min()} to {flat.max()}; the model's vocabulary has ids from 0 to {vocabulary_size - 1}; "
+            f"token ids from {flat.min()} to {flat.max()}; the model's vocabulary has ids from {FIRST_WORD} to "
+            f"{vocabulary_size - 1}; "
             "the text was prepared with another vocabulary"
         )
     return flat, np.cumsum(lengths) - lengths, lengths
-
-
-def _known(
-    flat: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], max_tokens: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return ids, starts and lengths of lists that were cut off at `max_tokens` and then rid of their unknown words."""
-    place = np.arange(len(flat)) - np.repeat(starts, lengths)
-    kept = (place < max_tokens) & (flat >= FIRST_WORD)
-    lengths = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[kept], minlength=len(lengths))
-    return flat[kept], np.cumsum(lengths) - lengths, lengths
 
 
 def _lay_out(position_RT: npt.NDArray[np.int64], lengths_R: npt.NDArray[np.int64], padded_length: int) -> Sentences:

@@ -2,7 +2,7 @@
 
 config.json          the recipe, the tokenizer's settings, the fingerprint of the vocabulary, provenance
 model.safetensors    all weights, word vectors included
-vocabulary.parquet   words and counts
+vocabulary.parquet   pieces of words, their counts and scores
 manifest.json        written last; a folder without it is refused
 """
 
@@ -20,11 +20,11 @@ import safetensors.torch
 from lstm_embed import ledger, storage
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.errors import InputError
-from lstm_embed.model.config import EMBEDDINGS, Embedding, ModelConfig, config_from_dict
+from lstm_embed.model.config import EARLIER, EMBEDDINGS, Embedding, ModelConfig, config_from_dict
 from lstm_embed.model.recipes import Model, class_of
 
 KIND = "model"
-FORMAT = 2
+FORMAT = 3
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.parquet"
 
 
@@ -35,7 +35,7 @@ class LoadedModel:
     Attributes:
         model: On the CPU, in evaluation mode.
         embedding: What its vectors are to consist of.
-        vocabulary: Its words.
+        vocabulary: Its pieces.
         tokenizer: Settings that turn text into tokens; "profile" at least.
         fingerprint: Hash of all that decides a vector but the embedding and the precision.
         provenance: Where, when and of what it was made; recorded, never compared.
@@ -61,7 +61,7 @@ def save_model(
     Args:
         directory: Local path or object store.
         model: The model.
-        vocabulary: Its words.
+        vocabulary: Its pieces.
         tokenizer: Settings that turn text into tokens; "profile" at least.
         provenance: Anything JSON-like that is worth knowing about the making of the model.
 
@@ -70,7 +70,7 @@ def save_model(
     """
     if len(vocabulary) != len(model.word_vectors):
         raise InputError(
-            f"the vocabulary has {len(vocabulary)} words and the model {len(model.word_vectors)} word vectors; "
+            f"the vocabulary has {len(vocabulary)} pieces and the model {len(model.word_vectors)} word vectors; "
             "expected the vocabulary the model was trained with"
         )
     directory = storage.resolve(directory)
@@ -97,7 +97,7 @@ def save_model(
         "format": FORMAT,
         "embedding": model.config.embedding,
         "embedding_dimension": model.embedding_dimension(),
-        "words": len(vocabulary),
+        "pieces": len(vocabulary),
         "vocabulary": vocabulary.fingerprint,
     }
     ledger.seal(directory, kind=KIND, fingerprint=fingerprint, content=content)
@@ -112,9 +112,11 @@ def open_model(directory: str) -> dict[str, Any]:
         InputError: if it is unfinished, damaged, something else, or a model of another version.
     """
     manifest = ledger.open_sealed(directory, kind=KIND, verify=False)
-    if manifest["content"].get("format") != FORMAT:
+    made_by = manifest["content"].get("format", 1)
+    if made_by != FORMAT:
+        version = EARLIER.get(made_by, "of another version")
         raise InputError(
-            f"{directory} is a model of lstm_embed 0.1; use it with that version, or train one anew with this version"
+            f"{directory} is a model of lstm_embed {version}; use it with that version, or train one anew with this version"
         )
     return manifest
 
@@ -153,7 +155,7 @@ def load_model(directory: str, embedding: str = "") -> LoadedModel:
     tensors = safetensors.torch.load(_checked(directory, WEIGHTS, manifest))
     make: Any = class_of(recipe).from_tensors
     return LoadedModel(
-        model=make(recipe, tensors, vocabulary.words).eval(),
+        model=make(recipe, tensors, vocabulary.pieces).eval(),
         embedding=recipe.embedding,
         vocabulary=vocabulary,
         tokenizer=config["tokenizer"],

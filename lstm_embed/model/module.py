@@ -27,7 +27,7 @@ class SentenceModule(nn.Module):
 
     Args:
         model: The model.
-        vocabulary: Its words.
+        vocabulary: Its pieces.
         tokenizer: Settings that turn text into tokens; "profile" at least.
         provenance: What is worth knowing about the making of the model.
     """
@@ -92,11 +92,11 @@ class SentenceModule(nn.Module):
         return torch.from_numpy(ids_BT)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Return the vectors of sentences where the weights are, shape (B, E), float32; zero where no word is known.
+        """Return the vectors of sentences where the weights are, shape (B, E), float32; zero where there is no word.
 
         Args:
             ids_BT: Token ids, padded with 0 on the right and cut off at the model's `max_tokens`; a 0 before the last id is a
-                word that was dropped. Best left on the CPU, where sentences are laid out.
+                word without a vector. Best left on the CPU, where sentences are laid out.
         """
         ids_BT = F.pad(ids_BT.cpu()[:, : self.model.config.max_tokens], (0, max(0, 1 - ids_BT.shape[1])))
         place_T = torch.arange(1, ids_BT.shape[1] + 1)

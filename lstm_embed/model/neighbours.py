@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lstm_embed.model.batch import IntArray, distinct_words, known_only, lay_out
+from lstm_embed.model.batch import IntArray, distinct_words, lay_out, padded
 from lstm_embed.model.sentence_model import SentenceModel
 
 _FLOOR = 1e-3
@@ -88,12 +88,11 @@ def unit_halves(model: SentenceModel, ids_BT: IntArray, lengths_B: IntArray) -> 
         ids_BT: Token ids, padded on the right.
         lengths_B: Tokens of each sentence.
     """
-    ids, lengths = known_only(ids_BT, lengths_B)
-    words, position_BT = distinct_words(ids)
+    words, position_BT = distinct_words(padded(ids_BT, lengths_B))
     table = model.look_up(torch.from_numpy(words).to(model.device), "meaning")
     assert table.sums_UM is not None
     with one_thread():
-        halves = model.sums(table.sums_UM.cpu().double(), lay_out(position_BT, lengths))
+        halves = model.sums(table.sums_UM.cpu().double(), lay_out(position_BT, lengths_B))
         return torch.cat([F.normalize(half, dim=1) for half in halves], 1)
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lstm_embed.model.batch import FIRST_WORD, Batch, IntArray, Sentences, distinct_words, known_only, lay_out
+from lstm_embed.model.batch import FIRST_WORD, Batch, IntArray, Sentences, distinct_words, lay_out, padded
 from lstm_embed.model.config import OriginalConfig
 from lstm_embed.model.lstm import Lstm
 from lstm_embed.model.order import last_states
@@ -100,8 +100,8 @@ class OriginalModel(nn.Module):
 
     def embed(self, ids_BT: Tensor | IntArray, lengths_B: Tensor | IntArray, embedding: str = "") -> Tensor:
         """Return the codes of sentences, float32, shape (B, D), with gradient; see `SentenceModel.embed`."""
-        ids, lengths = known_only(*(torch.as_tensor(values).cpu().numpy() for values in (ids_BT, lengths_B)))
-        words, position_BT = distinct_words(ids)
+        ids, lengths = (torch.as_tensor(values).cpu().numpy() for values in (ids_BT, lengths_B))
+        words, position_BT = distinct_words(padded(ids, lengths))
         table = self.look_up(torch.from_numpy(words).to(self.device))
         return self.embed_rows(table, lay_out(position_BT, lengths, self.config.padded_length).to(self.device))
 
@@ -123,6 +123,5 @@ class OriginalModel(nn.Module):
         """Return for each code the ids whose vectors are nearest to what the decoder names; nearest to zero is padding."""
         # The nearest vector: |o - x|^2 = |o|^2 - 2 (o x - |x|^2 / 2).
         half_V = self.word_vectors.square().sum(1) / 2
-        half_V[1:FIRST_WORD] = torch.inf
         found = [(vectors @ self.word_vectors.t() - half_V).argmax(1) for vectors in self._output(code_RD)]
         return [[int(word) for word in words if word >= FIRST_WORD] for words in torch.stack(found, 1).cpu()]

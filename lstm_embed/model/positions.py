@@ -1,6 +1,6 @@
 """Where each word stands, in closed form: every word is rotated by its place, and all are added up.
 
-    p = sum_t exp(i (phase_w + t omega))        t counts the words that have an id, from 0
+    p = sum_t exp(i (phase_w + t omega))        t from 0
 
 The phases of a word and the frequencies omega come from hashes, so nothing is learned, and the same word has the same
 phases in every model (Plate 1995, "Holographic reduced representations", in the frequency domain; the rotation is that of
@@ -27,10 +27,10 @@ _ROWS_AT_ONCE = 256
 
 
 def phases_of(words: Sequence[str], size: int) -> npt.NDArray[np.uint8]:
-    """Return the phases of each word in steps of 1/256 of a turn, shape (V, size / 2); zero for padding and id 1.
+    """Return the phases of each word in steps of 1/256 of a turn, shape (V, size / 2); zero for padding.
 
     Args:
-        words: Words by id, the special ones first.
+        words: Words by id, padding first.
         size: Numbers of the positions part, an even number.
     """
     half = size // 2
@@ -53,7 +53,7 @@ def rotated_sum(phases_Uf: Tensor, position_TR: Tensor, omega_f: Tensor | npt.ND
 
     Args:
         phases_Uf: Phases of the distinct words, uint8.
-        position_TR: Row of the distinct words at each step; row 0 adds nothing and counts for no step. Any order of
+        position_TR: Row of the distinct words at each step; row 0 adds nothing. Any order of
             sentences is right; by falling length is fastest.
         omega_f: What `frequencies` returned.
     """
@@ -65,7 +65,6 @@ def rotated_sum(phases_Uf: Tensor, position_TR: Tensor, omega_f: Tensor | npt.ND
     omega = torch.as_tensor(omega_f, dtype=torch.float64).cpu()
     cos_f, sin_f = omega.cos().float().to(device), omega.sin().float().to(device)
 
-    position_TR = _without_gaps(position_TR)
     sum_Rs = torch.zeros(position_TR.shape[1], 2 * half, device=device)
     rows_at_once = _ROWS_AT_ONCE if device.type == "cpu" else max(1, len(sum_Rs))
     for start in range(0, len(sum_Rs), rows_at_once):
@@ -74,21 +73,14 @@ def rotated_sum(phases_Uf: Tensor, position_TR: Tensor, omega_f: Tensor | npt.ND
     return sum_Rs
 
 
-def _without_gaps(position_TR: Tensor) -> Tensor:
-    """Return the positions with the zeros of each sentence moved behind its words."""
-    empty_TR = position_TR == 0
-    if len(position_TR) < 2 or not (empty_TR[:-1] & ~empty_TR[1:]).any():
-        return position_TR
-    return position_TR.gather(0, empty_TR.long().argsort(dim=0, stable=True))
-
-
 def _add_up(table_Us: Tensor, position_TR: Tensor, cos_f: Tensor, sin_f: Tensor, sum_Rs: Tensor) -> None:
     """Add to `sum_Rs`, which is zero, from the last step to the first: turn what is there by one step, add the word.
 
     Each operation is one multiplication or addition of single numbers, so the bits depend on a row alone.
     """
     half = len(cos_f)
-    lengths_R = (position_TR != 0).sum(0).tolist()
+    place_T1 = torch.arange(1, len(position_TR) + 1, device=position_TR.device)[:, None]
+    lengths_R = ((position_TR != 0) * place_T1).amax(0).tolist()
     running = len(lengths_R)
     ends = []
     for step in range(max(lengths_R, default=0)):

@@ -85,7 +85,7 @@ class WordPursuit:
     """Finds words in sums.
 
     Args:
-        words_Vd: What each word adds to the sum of words, weighted; rows of zeros are never found, nor are ids 0 and 1.
+        words_Vd: What each word adds to the sum of words, weighted; rows of zeros are never found, nor is padding.
         spelling_Vs: What it adds to the sum of spelling.
         counts_V: Word counts of the training corpus: frequent words are likely. Of no influence where the evidence is clear.
         block: Words looked at together.
@@ -141,7 +141,7 @@ class WordPursuit:
     # Sums of known length
 
     def find(
-        self, words_Rd: FloatArray, spelling_Rs: FloatArray, *, most_words: int = 64, rows_at_once: int = 192
+        self, words_Rd: FloatArray, spelling_Rs: FloatArray, *, most_words: int, rows_at_once: int = 192
     ) -> list[Bag]:
         """Return the words of each row and how often they are there.
 

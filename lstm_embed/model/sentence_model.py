@@ -1,7 +1,7 @@
 """The model: a vector is put together of what a sentence says, in which order, and how much of it there is.
 
-    words      w = sum_t a_t x_t              word vectors, whitened by halves, weighted by frequency (Arora et al. 2017)
-    spelling   s = sum_t b_t g_t              character n-grams of the words (see `spelling`)
+    words      w = sum_t a_t x_t              word vectors of length 3, weighted by frequency (Arora et al. 2017)
+    spelling   s = sum_t b_t g_t              their character n-grams (see `spelling`)
     meaning    m = [w/|w| ; s/|s|] G          G: what neighbouring sentences teach (see `neighbours`)
     order      o = code of the LSTM autoencoder (see `order`), the only part that is trained by gradients
     positions  p = sum_t exp(i (phase_t + t omega))   (see `positions`)
@@ -12,8 +12,8 @@
     exact          [joined ; p/|p| ; length of p]
     order          o
 
-All sums are over the words that have an id; t counts these. Nothing here draws a random number after construction: the same
-batch gives the same bits.
+What is a word here is a piece of the vocabulary (see `corpus.pieces`): all sums are over these, and t counts them. Nothing here
+draws a random number after construction: the same batch gives the same bits.
 
 Shape suffixes: V vocabulary, d word vector, S spelling, U distinct words of a batch, R or B rows (sentences), T positions,
 M = d + S meaning, D order, P positions, E embedding.
@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lstm_embed.errors import InputError
-from lstm_embed.model.batch import FIRST_WORD, Batch, IntArray, Sentences, distinct_words, known_only, lay_out
+from lstm_embed.model.batch import FIRST_WORD, Batch, IntArray, Sentences, distinct_words, lay_out, padded
 from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.order import OrderAutoencoder
 from lstm_embed.model.positions import frequencies, phases_of, rotated_sum
@@ -135,17 +135,15 @@ class SentenceModel(nn.Module):
         Args:
             config: What vectors are made of.
             word_vectors_Vd: Word vectors as trained, aligned to the vocabulary.
-            counts_V: Word counts of the training corpus; of id 1, tokens without an id.
-            words: The V words.
+            counts_V: Their counts in the training corpus.
+            words: The V words, as the vocabulary has them.
             seed: Decides the initial weights.
 
         Raises:
-            InputError: if vectors, counts and words are not one for each of at least three ids.
+            InputError: if vectors, counts and words are not one for each of at least two ids.
         """
         vectors, counts = checked_vectors(word_vectors_Vd, counts_V, words)
         model = cls(config, vectors.shape[1], words, seed=seed)
-        if config.word_whitening:
-            vectors = _whitened(vectors, config.word_whitening)
         model.word_vectors.copy_(F.normalize(vectors, dim=1) * WORD_LENGTH)
         model.word_weights.copy_(torch.from_numpy(_sif_weights(config.word_constant, counts)))
         if config.spelling_size:
@@ -244,13 +242,13 @@ class SentenceModel(nn.Module):
         """Return the embeddings of sentences, float32, shape (B, E), with gradient.
 
         Args:
-            ids_BT: Token ids padded on the right, on any device; they are laid out on the CPU. Unknown ones are skipped.
+            ids_BT: Token ids padded on the right, on any device; they are laid out on the CPU.
             lengths_B: Tokens of each sentence.
             embedding: What the vectors consist of; the config's if none is named.
         """
         embedding = embedding or self.config.embedding
-        ids, lengths = known_only(*(torch.as_tensor(values).cpu().numpy() for values in (ids_BT, lengths_B)))
-        words, position_BT = distinct_words(ids)
+        ids, lengths = (torch.as_tensor(values).cpu().numpy() for values in (ids_BT, lengths_B))
+        words, position_BT = distinct_words(padded(ids, lengths))
         table = self.look_up(torch.from_numpy(words).to(self.device), embedding)
         return self.embed_rows(table, lay_out(position_BT, lengths).to(self.device), embedding)
 
@@ -308,10 +306,10 @@ def filled(make: Callable[[int], Made], tensors: Mapping[str, Tensor]) -> Made:
 def checked_vectors(
     word_vectors_Vd: Tensor | npt.NDArray, counts_V: npt.ArrayLike, words: Sequence[str]
 ) -> tuple[Tensor, npt.NDArray[np.float64]]:
-    """Return word vectors in float32, those of the special ids zero, and counts.
+    """Return word vectors in float32, that of padding zero, and counts.
 
     Raises:
-        InputError: if vectors, counts and words are not one for each of at least three ids.
+        InputError: if vectors, counts and words are not one for each of at least two ids.
     """
     vectors = torch.as_tensor(word_vectors_Vd, dtype=torch.float32).clone()
     counts = np.asarray(counts_V, np.float64)
@@ -328,28 +326,8 @@ def _length(sums_Rn: Tensor) -> Tensor:
     return LENGTH_SCALE * torch.log1p(torch.linalg.vector_norm(sums_Rn, dim=1, keepdim=True))
 
 
-def _whitened(vectors_Vd: Tensor, power: float) -> Tensor:
-    """Return word vectors without their mean, the variance along each principal axis to the power 1 - `power`.
-
-    Directions that all words share tell little of any of them (Mu and Viswanath 2018, "All-but-the-Top"); whitening by halves
-    keeps what the large ones do tell. Words without a vector stay without one.
-    """
-    known_V = vectors_Vd.any(1)
-    words = vectors_Vd[known_V].double()
-    if len(words) < 2:
-        return vectors_Vd
-    words = words - words.mean(0)
-    variances, axes = torch.linalg.eigh(words.T @ words / len(words))
-    # An axis without variance, as there are with fewer words than dimensions, must not be blown up.
-    floor = variances.max() * 1e-6
-    scales = torch.where(variances > floor, variances.clamp_min(floor) ** (-power / 2), 0.0)
-    whitened = torch.zeros_like(vectors_Vd)
-    whitened[known_V] = (words @ (axes * scales) @ axes.T).float()
-    return whitened
-
-
 def _sif_weights(constant: float, counts_V: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return a/(a+p) of the frequency p of each word, 0 for special ids."""
+    """Return a/(a+p) of the frequency p of each word, 0 for padding."""
     words = np.maximum(counts_V[FIRST_WORD:], 1.0)
-    p = words / (words.sum() + counts_V[1])
+    p = words / words.sum()
     return np.concatenate([np.zeros(FIRST_WORD), constant / (constant + p)])

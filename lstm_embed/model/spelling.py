@@ -1,39 +1,44 @@
-"""Words by their spelling: which letters they have in common, whatever they mean.
+"""Pieces of words by their spelling: which letters they have in common, whatever they mean.
 
-"walk", "walks" and "walked" have vectors of their own, each learned from its own sentences; their spelling says at once that
-they belong together. Each character n-gram stands for a fixed random vector of signs, a word for the sum of its n-grams:
-inner products are about the numbers of n-grams in common (Wieting et al. 2016, "Charagram"; Achlioptas 2003, "Database-
-friendly random projections"). Nothing is learned, and the same word has the same signs everywhere.
+"▁walk" and "▁walks" have vectors of their own, each learned from its own sentences; their spelling says at once that they
+belong together. Each n-gram of letters stands for a fixed random vector of signs, a piece for the sum of its n-grams: inner
+products are about the numbers of n-grams in common (Wieting et al. 2016, "Charagram"; Achlioptas 2003, "Database-friendly
+random projections"). Letters are those of the decomposed form (NFD), so that Hangul syllables fall into theirs. Nothing is
+learned, and the same piece has the same signs everywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from lstm_embed.corpus.pieces import BYTE_PIECES
+
 SHORTEST, LONGEST = 3, 4
-"""Characters of an n-gram; a word has a sign for its begin and one for its end around it."""
+"""Letters of an n-gram; the mark of a word's begin is one of them."""
 
-_WORDS_AT_ONCE = 20_000
+_BYTES = frozenset(BYTE_PIECES)
+_PIECES_AT_ONCE = 20_000
 
 
-def spelling_sums(words: Sequence[str], size: int) -> npt.NDArray[np.int8]:
-    """Return the sum of the sign vectors of each word's n-grams, shape (V, size); cut off at 127.
+def spelling_sums(pieces: Sequence[str], size: int) -> npt.NDArray[np.int8]:
+    """Return the sum of the sign vectors of each piece's n-grams, shape (V, size); cut off at 127.
 
     Args:
-        words: V words.
+        pieces: V pieces.
         size: Dimension, a multiple of 8 up to 512.
     """
-    sums = np.zeros((len(words), size), np.int8)
-    for start in range(0, len(words), _WORDS_AT_ONCE):
+    sums = np.zeros((len(pieces), size), np.int8)
+    for start in range(0, len(pieces), _PIECES_AT_ONCE):
         row_of_gram: dict[str, int] = {}
         counts = [
-            [row_of_gram.setdefault(gram, len(row_of_gram)) for gram in _grams(word)]
-            for word in words[start : start + _WORDS_AT_ONCE]
+            [row_of_gram.setdefault(gram, len(row_of_gram)) for gram in _grams(piece)]
+            for piece in pieces[start : start + _PIECES_AT_ONCE]
         ]
         if not row_of_gram:
             continue
@@ -47,9 +52,12 @@ def spelling_sums(words: Sequence[str], size: int) -> npt.NDArray[np.int8]:
     return sums
 
 
-def _grams(word: str) -> list[str]:
-    marked = f"<{word}>"
-    return [marked[at : at + n] for n in range(SHORTEST, LONGEST + 1) for at in range(len(marked) - n + 1)]
+def _grams(piece: str) -> list[str]:
+    """Return the n-grams of a piece; itself for a byte, and where it is shorter than any."""
+    letters = unicodedata.normalize("NFD", piece)
+    if piece in _BYTES or len(letters) < SHORTEST:
+        return [piece]
+    return [letters[at : at + n] for n in range(SHORTEST, LONGEST + 1) for at in range(len(letters) - n + 1)]
 
 
 def _digest(gram: str, size: int) -> bytes:

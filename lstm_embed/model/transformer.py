@@ -66,7 +66,7 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self
 
     def transform(self, X: Iterable[str]) -> Matrix:
-        """Return the vectors of texts, shape (n, E), float32; zero where no word is known.
+        """Return the vectors of texts, shape (n, E), float32; zero where there is no word.
 
         Args:
             X: Texts: a list, an array, a column of a data frame, or a data frame of one column.

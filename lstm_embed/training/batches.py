@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lstm_embed.corpus.token_set import PartInfo, TokenSet, read_part, rows_of
-from lstm_embed.corpus.vocabulary import UNKNOWN
 from lstm_embed.errors import InputError
 
 IntArray = npt.NDArray[np.int64]
@@ -198,17 +197,12 @@ def validation_parts(tokens: TokenSet, min_tokens: int, num_sentences: int) -> t
 
 
 def _counts(tokens: TokenSet, name: str, min_tokens: int) -> list[int]:
-    if any("holdout" not in part.stats for part in tokens.parts):
-        raise InputError(
-            f"the token set {tokens.path} was prepared by lstm_embed 0.1; train on it with that version, or prepare it again "
-            "into another folder"
-        )
     return [part.stats["holdout"][name][min_tokens - 1] for part in tokens.parts]
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """The sentences of some parts, without their unknown words.
+    """The sentences of some parts.
 
     Attributes:
         ids: Word ids of all sentences, one after the other, and a 0 at the end.
@@ -274,11 +268,8 @@ def read_buffer(
             )
         taken = np.zeros(len(num_tokens), np.bool_)
         taken[rows] = True
-        flat = lists.flatten().to_numpy()
-        known = np.repeat(taken, num_tokens) & (flat != UNKNOWN)
-        ids.append(flat[known])
-        sentence = np.repeat(np.cumsum(taken) - 1, num_tokens)[known]
-        lengths.append(np.bincount(sentence, minlength=len(rows)))
+        ids.append(lists.flatten().to_numpy()[np.repeat(taken, num_tokens)])
+        lengths.append(num_tokens[rows])
     starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     return Buffer(np.concatenate([*ids, np.zeros(1, np.int32)]), starts)
 

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from lstm_embed import storage
 from lstm_embed.errors import InputError
 from lstm_embed.ledger import fingerprint, open_sealed, seal
+from lstm_embed.model.config import EARLIER
 from lstm_embed.model.recipes import Model
 
 KIND = "checkpoint"
-FORMAT = 2
+FORMAT = 3
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 _NAME = re.compile(r"step_(\d{8,})")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -118,8 +119,9 @@ def verify(path: str, *, hashes: bool = True) -> dict[str, Any]:
 
 def _check_format(path: str, state: Mapping[str, Any]) -> None:
     if state.get("format") != FORMAT:
+        version = EARLIER.get(state.get("format", 1), "of another version")
         raise InputError(
-            f"{path} is a checkpoint of lstm_embed 0.1; continue its run with that version, or train again under another "
+            f"{path} is a checkpoint of lstm_embed {version}; continue its run with that version, or train again under another "
             "--run-name"
         )
 

@@ -272,6 +272,7 @@ REMOVED = {
     "model.start-weights": "words weigh a/(a+p), with --model.word-constant",
     "model.pooling": "the last states of both directions make the code",
     "model.noise": _NOTHING,
+    "model.word-whitening": _NOTHING,
     "model.word-scale": _NOTHING,
     "model.skip-path": _NOTHING,
     "model.lstm-path": "--model.embedding meaning leaves the LSTM out",
@@ -288,4 +289,4 @@ REMOVED = {
     "model.same-article-negatives": _CLOSED_FORM,
     "model.mask-padding": "--preset original pads, all else does not",
 }
-"""Flags that 0.1 had, and what to do instead."""
+"""Flags that earlier versions had, and what to do instead."""

@@ -121,6 +121,6 @@ def send_examples(wandb: WandbLog, worker: Worker, shares: list[tuple[int, Share
     rows: list[list[Any]] = []
     for row, made in zip(chosen, encoder.decode(vectors[list(chosen)]), strict=True):
         near = int(likeness[row].argmax())
-        texts = [" ".join(vocabulary.words[word] for word in ids[n]) for n in (row, near)]
+        texts = [" ".join(vocabulary.words(ids[n])) for n in (row, near)]
         rows.append([texts[0], made.text, texts[1], float(likeness[row, near])])
     wandb.log_table("val/examples", step, ["sentence", "reconstruction", "nearest", "cosine"], rows)

@@ -34,7 +34,7 @@ class MicroBatch:
     """Sentences whose loss is computed together, as arrays.
 
     Attributes:
-        ids_BT: Word ids, padded on the right with 0; no unknown words.
+        ids_BT: Word ids, padded on the right with 0.
         lengths_B: Words of each sentence; a row of length 0 is no sentence.
     """
 

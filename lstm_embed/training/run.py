@@ -23,10 +23,11 @@ from lstm_embed import storage
 from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger import fingerprint, provenance
 from lstm_embed.ledger.plan import differences
+from lstm_embed.model.config import EARLIER
 from lstm_embed.training.config import TrainingConfig
 
 RUN, DONE, METRICS, MODEL = "run.json", "done.json", "metrics.jsonl", "model"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ class RunFolder:
             raise InputError(f"{path} is damaged ({error}); restore it, or choose another --run-name") from None
         if run_format != FORMAT:
             raise InputError(
-                f"{self.path} is a run of lstm_embed 0.1 (format {run_format}, this version reads {FORMAT}); continue it with "
-                "that version, or choose another --run-name"
+                f"{self.path} is a run of lstm_embed {EARLIER.get(run_format, 'of another version')} (format {run_format}, "
+                f"this version reads {FORMAT}); continue it with that version, or choose another --run-name"
             )
         return run
 

@@ -138,7 +138,7 @@ def make_model(config: TrainingConfig, tokens: TokenSet) -> Model:
     check_vectors(config, tokens, vectors.vocabulary.fingerprint)
     vocabulary = tokens.vocabulary
     start: Any = class_of(config.model).start
-    model: Model = start(config.model, vectors.vectors, vocabulary.counts, vocabulary.words, seed=config.seed)
+    model: Model = start(config.model, vectors.vectors, vocabulary.counts, vocabulary.pieces, seed=config.seed)
     return model
 
 

@@ -57,13 +57,13 @@ class WordVectorsConfig:
     seed: int = 0
     """Seed of the first vectors, the sampling and the negatives, 0 or more."""
     continue_from: str = ""
-    """Folder of earlier word vectors to go on from, usually of a smaller or older token set: words it knows start with its
+    """Folder of earlier word vectors to go on from, usually of a smaller or older token set: pieces it has start with its
     vectors, new ones at random (fasttext: with their n-grams)."""
     import_from: str = ""
     """File of finished vectors to take instead of training: word2vec text or binary, GloVe text, fastText .vec or .bin,
     compressed or not; local or s3://; or the folder of word vectors made for another token set. Words are looked up as they
-    are, then in the form the token rule gives them; what is not there stays zero (fastText .bin, and a folder made by
-    fasttext: is composed from n-grams)."""
+    are, then in the form the token rule gives them. Prepare the text with --whole-word-count, so that its words are whole; one
+    without a vector has the mean of its pieces' (fastText .bin, and a folder made by fasttext: is composed from n-grams)."""
     import_format: Format = "auto"
     """Format of `import_from`. gensim's own files are read only if `gensim` is named here: they are pickles, and a pickle
     runs the code that is in it, so name only files you trust."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from lstm_embed import storage
-from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_ID, Vocabulary
 from lstm_embed.errors import InputError
 from lstm_embed.ledger import open_sealed
 
@@ -26,9 +26,9 @@ class WordVectors:
     """Finished word vectors.
 
     Attributes:
-        vectors: float32, shape (V, d); row = word id. The rows of `<pad>` and `<unk>` are zero, and so are those of words
-            that an imported file did not have.
-        vocabulary: The V words.
+        vectors: float32, shape (V, d); row = id of a piece. The row of padding is zero, and so are those of pieces that an
+            imported file did not have.
+        vocabulary: The V pieces.
         fingerprint: Changes when the settings or any bit of the vectors do.
     """
 
@@ -49,7 +49,7 @@ class WordVectors:
         vectors = safetensors.numpy.load(storage.read_bytes(storage.join(path, VECTORS)))["vectors"]
         vocabulary = Vocabulary.load(storage.join(path, VOCABULARY))
         if len(vectors) != len(vocabulary):
-            raise InputError(f"{path} has {len(vectors)} vectors for {len(vocabulary)} words; make the folder again")
+            raise InputError(f"{path} has {len(vectors)} vectors for {len(vocabulary)} pieces; make the folder again")
         return cls(vectors=vectors, vocabulary=vocabulary, fingerprint=manifest["fingerprint"])
 
 
@@ -58,7 +58,7 @@ class State:
     """A training at the end of an epoch: what gensim needs to go on, without pickle.
 
     Attributes:
-        arrays: word2vec: "vectors" (V - 2, d) and "hidden" (V - 2, d); fasttext: "words", "subwords" and "hidden".
+        arrays: word2vec: "vectors" (V - 1, d) and "hidden" (V - 1, d); fasttext: "words", "subwords" and "hidden".
         facts: "algorithm", "epoch" (finished ones), "epochs" (the report of each).
     """
 
@@ -89,10 +89,10 @@ class State:
             raise InputError(f"{path} is damaged ({error}); delete it to train from the start") from None
 
 
-def aligned(word_rows: FloatArray) -> FloatArray:
-    """Return the matrix of a vocabulary from the vectors of its words: zero rows for `<pad>` and `<unk>` before them."""
-    special = np.zeros((2, word_rows.shape[1]), np.float32)
-    return np.concatenate([special, np.asarray(word_rows, np.float32)])
+def aligned(piece_rows: FloatArray) -> FloatArray:
+    """Return the matrix of a vocabulary from the vectors of its pieces: a zero row for padding before them."""
+    padding = np.zeros((FIRST_ID, piece_rows.shape[1]), np.float32)
+    return np.concatenate([padding, np.asarray(piece_rows, np.float32)])
 
 
 def write_vectors(directory: str, vectors: FloatArray) -> str:

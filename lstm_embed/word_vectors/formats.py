@@ -1,6 +1,6 @@
 """Word vectors made elsewhere: their file formats, and how their words meet a vocabulary.
 
-Only the vectors of the vocabulary's words are held; gensim's own files excepted, which only gensim can read.
+Only the vectors of the vocabulary's pieces are held; gensim's own files excepted, which only gensim can read.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from lstm_embed import storage
+from lstm_embed.corpus.pieces import MARK
 from lstm_embed.corpus.text import tokenize
-from lstm_embed.corpus.vocabulary import UNKNOWN, Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED, PAD, Vocabulary
 from lstm_embed.errors import InputError
 from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.word_vectors.fasttext_file import MAGIC, MOST_DIMENSIONS, FastTextFile, Subwords, local_file
@@ -31,6 +32,7 @@ Block = tuple[list[str], Sequence[Any]]
 
 _BLOCK_WORDS = 5_000
 _LONGEST_WORD = 10_000
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,10 @@ class Imported:
 
     Attributes:
         vectors: float32, shape (V, d); zero rows where the file had nothing.
-        exact: Words found as they are.
-        normalized: Words found only after the token rule was applied to the file's words ("Paris" for "paris").
-        composed: Words composed from character n-grams.
+        exact: Pieces whose word was found as it is.
+        normalized: Pieces whose word was found only after the token rule was applied to the file's words ("Paris" for "paris").
+        composed: Pieces composed from character n-grams.
+        from_pieces: Words without a vector that have the mean of their pieces' vectors.
         malformed: Lines of wanted words that were left out, as they are not so many numbers as the file's first vector.
     """
 
@@ -49,6 +52,7 @@ class Imported:
     exact: int
     normalized: int
     composed: int = 0
+    from_pieces: int = 0
     malformed: int = 0
 
 
@@ -58,7 +62,7 @@ def read_vectors(path: str, file_format: str, vocabulary: Vocabulary, profile: s
     Args:
         path: The file, compressed or not.
         file_format: "auto", "text", "word2vec-binary", "fasttext-binary" or "gensim" (a pickle).
-        vocabulary: The words that are wanted.
+        vocabulary: The pieces that are wanted.
         profile: Token rule the vocabulary was made with.
 
     Raises:
@@ -67,7 +71,7 @@ def read_vectors(path: str, file_format: str, vocabulary: Vocabulary, profile: s
     """
     path = storage.resolve(path)
     if storage.is_dir(path):
-        return _checked(_from_folder(path, vocabulary, profile), path, vocabulary)
+        return _checked(_from_folder(path, vocabulary), path, vocabulary)
     storage.info(path)
     if file_format == "auto":
         file_format = detect_format(path)
@@ -93,8 +97,10 @@ def _checked(imported: Imported, path: str, vocabulary: Vocabulary) -> Imported:
             f"number of values than {imported.vectors.shape[1]}, or values that are not finite numbers"
         )
     if not found:
-        raise InputError(f"{path} has a vector for none of the {len(vocabulary) - 2} words of the vocabulary")
-    return imported
+        raise InputError(
+            f"{path} has a vector for none of the {len(vocabulary) - FIRST_LEARNED} pieces of the vocabulary"
+        )
+    return _from_pieces(imported, vocabulary)
 
 
 def detect_format(path: str) -> str:
@@ -146,14 +152,14 @@ def _from_stream(path: str, file_format: str, vocabulary: Vocabulary, profile: s
                 raise ValueError(f"it begins with {line[:40]!r} instead of two numbers")
             count, dimension = (int(field) for field in line.split())
             blocks = _binary_blocks(stream, count, dimension)
-            return _match(blocks, lambda value: np.frombuffer(value, "<f4"), dimension, vocabulary, profile)
+            return _match(blocks, lambda value: np.frombuffer(value, "<f4"), dimension, _Wanted(vocabulary, profile))
         count, dimension = (int(field) for field in line.split()) if _is_header(line) else (0, len(line.split()) - 1)
         lines: Iterable[bytes] = stream if count else _with_first(line, stream)
 
         def numbers(text: bytes) -> FloatArray | None:
             return _numbers(text, dimension)
 
-        return _match(_text_blocks(lines, count, dimension), numbers, dimension, vocabulary, profile)
+        return _match(_text_blocks(lines, count, dimension), numbers, dimension, _Wanted(vocabulary, profile))
 
 
 def _numbers(text: bytes, dimension: int) -> FloatArray | None:
@@ -222,36 +228,53 @@ def _in_blocks(words: list[str], values: Any) -> Iterator[Block]:
         yield words[start : start + _BLOCK_WORDS], values[start : start + _BLOCK_WORDS]
 
 
-def _composed(found: Imported, subwords: Subwords, vocabulary: Vocabulary) -> Imported:
-    """Compose the words without a vector from n-grams."""
+def _composed(found: Imported, subwords: Subwords, texts: Sequence[str]) -> Imported:
+    """Compose the vectors that are missing from the n-grams of texts, one a row."""
     missing = np.flatnonzero(~found.vectors.any(axis=1))
-    missing = missing[missing > UNKNOWN]
-    for word in missing:
-        found.vectors[word] = subwords.compose(vocabulary.words[word])
+    missing = missing[missing >= FIRST_LEARNED]
+    for row in missing.tolist():
+        found.vectors[row] = subwords.compose(texts[row])
     return dataclasses.replace(found, composed=int(found.vectors[missing].any(axis=1).sum()))
+
+
+def _from_pieces(found: Imported, vocabulary: Vocabulary) -> Imported:
+    """Give words without a vector the mean of those pieces' vectors that they would else be cut into."""
+    has_vector = [bool(vector.any()) for vector in found.vectors]
+    missing = [row for row, piece in enumerate(vocabulary.pieces) if piece.startswith(MARK) and not has_vector[row]]
+    number = 0
+    for row, ids in zip(missing, vocabulary.second_cuts([vocabulary.pieces[row][1:] for row in missing]), strict=True):
+        ids = [one for one in ids if has_vector[one]]
+        if ids:
+            found.vectors[row] = found.vectors[ids].mean(axis=0)
+            number += 1
+    return dataclasses.replace(found, from_pieces=number)
 
 
 def _from_fasttext(path: str, vocabulary: Vocabulary, profile: str) -> Imported:
     with tempfile.TemporaryDirectory() as folder:
         file = FastTextFile(local_file(path, folder))
         blocks = _in_blocks(file.words, range(len(file.words)))
-        found = _match(blocks, file.vector, file.vectors.shape[1], vocabulary, profile)
-        return _composed(found, file.subwords, vocabulary)
+        found = _match(blocks, file.vector, file.vectors.shape[1], _Wanted(vocabulary, profile))
+        return _composed(found, file.subwords, [piece.lstrip(MARK) for piece in vocabulary.pieces])
 
 
-def _from_folder(path: str, vocabulary: Vocabulary, profile: str) -> Imported:
+def _from_folder(path: str, vocabulary: Vocabulary) -> Imported:
     """Take the vectors of a folder of this package, made for another vocabulary."""
     earlier = WordVectors.load(path)
     present = np.flatnonzero(earlier.vectors.any(axis=1))
-    words = [earlier.vocabulary.words[number] for number in present]
-    blocks = _in_blocks(words, earlier.vectors[present])
-    found = _match(blocks, lambda row: row, earlier.vectors.shape[1], vocabulary, profile)
+    rows = vocabulary.ids(earlier.vocabulary.pieces[number] for number in present)
+    found = Imported(
+        vectors=np.zeros((len(vocabulary), earlier.vectors.shape[1]), np.float32),
+        exact=int((rows > PAD).sum()),
+        normalized=0,
+    )
+    found.vectors[rows[rows > PAD]] = earlier.vectors[present[rows > PAD]]
     state = State.load(path)
     if not state or "subwords" not in state.arrays:
         return found
     settings = read_manifest(path, kind=KIND)["content"]["settings"]
     subwords = Subwords(state.arrays["subwords"], settings["subword_min"], settings["subword_max"])
-    return _composed(found, subwords, vocabulary)
+    return _composed(found, subwords, vocabulary.pieces)
 
 
 def _from_gensim(path: str, vocabulary: Vocabulary, profile: str) -> Imported:
@@ -268,10 +291,12 @@ def _from_gensim(path: str, vocabulary: Vocabulary, profile: str) -> Imported:
             local = storage.join(folder, storage.name(path))
         loaded = _unpickled(local, KeyedVectors)
     words = list(map(str, loaded.index_to_key))
-    found = _match(_in_blocks(words, loaded.vectors), lambda value: value, loaded.vectors.shape[1], vocabulary, profile)
+    wanted = _Wanted(vocabulary, profile)
+    found = _match(_in_blocks(words, loaded.vectors), lambda value: value, loaded.vectors.shape[1], wanted)
     if not (isinstance(loaded, FastTextKeyedVectors) and loaded.bucket):
         return found
-    return _composed(found, Subwords(loaded.vectors_ngrams, loaded.min_n, loaded.max_n), vocabulary)
+    subwords = Subwords(loaded.vectors_ngrams, loaded.min_n, loaded.max_n)
+    return _composed(found, subwords, [piece.lstrip(MARK) for piece in vocabulary.pieces])
 
 
 def _unpickled(path: str, loader: Any) -> Any:
@@ -286,44 +311,56 @@ def _unpickled(path: str, loader: Any) -> Any:
     return loaded
 
 
+class _Wanted:
+    """Which pieces a word of a file has the vector of.
+
+    These are the piece that is the word from its begin to its end and, of a script without spaces, the one inside a token.
+
+    Args:
+        vocabulary: The pieces.
+        profile: Token rule they were made with.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, profile: str) -> None:
+        self.num_pieces, self._profile = len(vocabulary), profile
+        inside = pc.match_substring_regex(vocabulary.piece_array, pattern=f"^[{_UNSPACED}]+$").to_pylist()
+        self._rows: dict[str, list[int]] = {}
+        for row in range(FIRST_LEARNED, len(vocabulary)):
+            piece = vocabulary.pieces[row]
+            if piece[:1] == MARK or inside[row]:
+                self._rows.setdefault(piece.lstrip(MARK), []).append(row)
+        self._rows.pop("", None)
+
+    def rows(self, words: list[str]) -> Iterator[tuple[int, list[int], bool]]:
+        """Yield the number of each word that is wanted, the rows it is for, and whether it is written as they are."""
+        tokens = tokenize(words, self._profile)
+        for number, (word, ruled) in enumerate(zip(words, tokens.to_pylist(), strict=True)):
+            if rows := self._rows.get(word):
+                yield number, rows, True
+            elif len(ruled) == 1 and (rows := self._rows.get(ruled[0])):
+                yield number, rows, False
+
+
 def _match(
-    blocks: Iterable[Block],
-    parse: Callable[[Any], FloatArray | None],
-    dimension: int,
-    vocabulary: Vocabulary,
-    profile: str,
+    blocks: Iterable[Block], parse: Callable[[Any], FloatArray | None], dimension: int, wanted: _Wanted
 ) -> Imported:
-    """Collect the vocabulary's words: as they are, else the first that the token rule turns into them."""
+    """Collect the vectors of pieces: of the word as it is, else of the first that the token rule turns into it."""
     if not 1 <= dimension <= MOST_DIMENSIONS:
         raise ValueError(f"it has {dimension} numbers behind a word; expected 1 to {MOST_DIMENSIONS}")
-    vectors = np.zeros((len(vocabulary), dimension), np.float32)
-    exact = np.zeros(len(vocabulary), bool)
-    normalized = np.zeros(len(vocabulary), bool)
+    vectors = np.zeros((wanted.num_pieces, dimension), np.float32)
+    exact = np.zeros(wanted.num_pieces, bool)
+    normalized = np.zeros(wanted.num_pieces, bool)
     malformed = 0
     for words, values in blocks:
-        if not words:
-            continue
-        plain, ruled = vocabulary.ids(words), _ids_by_rule(words, vocabulary, profile)
-        for number in np.flatnonzero((plain > UNKNOWN) | (ruled > UNKNOWN)).tolist():
-            as_is = plain[number] > UNKNOWN
-            row = plain[number] if as_is else ruled[number]
-            if exact[row] or (normalized[row] and not as_is):
+        for number, rows, as_is in wanted.rows(words) if words else ():
+            if exact[rows[0]] or (normalized[rows[0]] and not as_is):
                 continue
             vector = parse(values[number])
             if vector is None:
                 continue
             if len(vector) == dimension and np.isfinite(vector).all():
-                vectors[row] = vector
-                exact[row], normalized[row] = as_is, not as_is
+                vectors[rows] = vector
+                exact[rows], normalized[rows] = as_is, not as_is
             else:
                 malformed += 1
     return Imported(vectors=vectors, exact=int(exact.sum()), normalized=int(normalized.sum()), malformed=malformed)
-
-
-def _ids_by_rule(words: list[str], vocabulary: Vocabulary, profile: str) -> npt.NDArray[np.int32]:
-    tokens = tokenize(words, profile)
-    single = pc.equal(pc.list_value_length(tokens), 1).to_numpy(zero_copy_only=False)
-    ids = np.full(len(words), UNKNOWN, np.int32)
-    if single.any():
-        ids[single] = vocabulary.ids(tokens.filter(single).flatten())
-    return ids

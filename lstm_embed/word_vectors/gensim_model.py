@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_embed import storage
-from lstm_embed.corpus.vocabulary import UNKNOWN, Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_ID, Vocabulary
 from lstm_embed.errors import InputError
 from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.word_vectors.config import WordVectorsConfig
@@ -37,7 +37,7 @@ class Loss:
 
 
 def new_model(config: WordVectorsConfig, vocabulary: Vocabulary) -> tuple[Any, Loss]:
-    """Return a gensim model whose rows are the vocabulary's words in order, and where its losses go."""
+    """Return a gensim model whose rows are the vocabulary's pieces in order, and where its losses go."""
     from gensim.models import FastText, Word2Vec
 
     loss = Loss()
@@ -72,10 +72,7 @@ def new_model(config: WordVectorsConfig, vocabulary: Vocabulary) -> tuple[Any, L
     )
     # A given vocabulary may count 0 for a word; gensim would drop it and shift the rows.
     counts = np.maximum(vocabulary.counts, 1).tolist()
-    first = UNKNOWN + 1
-    if len(vocabulary) <= first:
-        raise InputError("the token set's vocabulary has no words; prepare it with a smaller --min-count or more text")
-    model.build_vocab_from_freq(dict(zip(vocabulary.words[first:], counts[first:], strict=True)))
+    model.build_vocab_from_freq(dict(zip(vocabulary.pieces[FIRST_ID:], counts[FIRST_ID:], strict=True)))
     return model, loss
 
 
@@ -103,15 +100,15 @@ def set_arrays(model: Any, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
 
 
 def start_from_earlier(model: Any, config: WordVectorsConfig, vocabulary: Vocabulary) -> None:
-    """Give a new model the earlier weights of the words that both know.
+    """Give a new model the earlier weights of the pieces that both have.
 
     Raises:
         InputError: if the earlier training was of another kind or size.
     """
     path = storage.resolve(config.continue_from)
     earlier, state = WordVectors.load(path), State.load(path)
-    # Imported vectors have no state: they are where the words start, and the output weights start at zero.
-    arrays = state.arrays if state else {"vectors": earlier.vectors[UNKNOWN + 1 :]}
+    # Imported vectors have no state: they are where the pieces start, and the output weights start at zero.
+    arrays = state.arrays if state else {"vectors": earlier.vectors[FIRST_ID:]}
     own = arrays_of(model)
     algorithm = state.facts["algorithm"] if state else "word2vec"
     if algorithm != config.algorithm:
@@ -133,7 +130,7 @@ def start_from_earlier(model: Any, config: WordVectorsConfig, vocabulary: Vocabu
                 f"{name} of {path} are {array.shape[0]} x {array.shape[1]}; these settings make "
                 f"{own[name].shape[0]} x {own[name].shape[1]}; use the same --dimension and --subword-buckets"
             )
-    rows = earlier.vocabulary.ids(vocabulary.word_array[UNKNOWN + 1 :]) - (UNKNOWN + 1)
+    rows = earlier.vocabulary.ids(vocabulary.pieces[FIRST_ID:]) - FIRST_ID
     known = rows >= 0
     for name, array in arrays.items():
         if name == "subwords":

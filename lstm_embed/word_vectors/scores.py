@@ -1,4 +1,6 @@
-"""How good word vectors are, by what ships with gensim: word pairs judged by people, analogies, and words to look at."""
+"""How good word vectors are, by what ships with gensim: word pairs judged by people, analogies, and words to look at.
+
+The vector of a word that is cut is the sum of those of its pieces."""
 
 from __future__ import annotations
 
@@ -8,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from lstm_embed.corpus.vocabulary import UNKNOWN, Vocabulary
+from lstm_embed.corpus.pieces import MARK
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED, PAD, Vocabulary
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -48,7 +52,7 @@ def word_pair_correlation(vectors: FloatArray, vocabulary: Vocabulary, name: str
 
     Returns:
         `spearman` and `pearson` (x100, None with fewer than three known pairs), `pairs` and `coverage` (share of the pairs of
-        which both words have a vector).
+        which both words have a vector, or a piece that has one).
     """
     from scipy import stats
 
@@ -57,11 +61,11 @@ def word_pair_correlation(vectors: FloatArray, vocabulary: Vocabulary, name: str
         for line in file:
             if not line.startswith("#") and line.strip():
                 left, right, score = line.split("\t")
-                pairs.append((vocabulary.id(left.lower()), vocabulary.id(right.lower())))
+                pairs += [left.lower(), right.lower()]
                 gold.append(float(score))
-    ids = np.array(pairs)
-    known = ((ids > UNKNOWN) & np.any(vectors[ids] != 0, axis=2)).all(axis=1)
-    rows, judged = vectors[ids[known]], np.array(gold)[known]
+    found = _word_vectors(vectors, vocabulary, pairs).reshape(len(gold), 2, -1)
+    known = np.any(found != 0, axis=2).all(axis=1)
+    rows, judged = found[known], np.array(gold)[known]
     result: dict[str, Any] = {
         "spearman": None,
         "pearson": None,
@@ -75,6 +79,13 @@ def word_pair_correlation(vectors: FloatArray, vocabulary: Vocabulary, name: str
     return result
 
 
+def _word_vectors(vectors: FloatArray, vocabulary: Vocabulary, words: list[str]) -> FloatArray:
+    ids, lengths = vocabulary.cut(pa.array(words))
+    starts = np.cumsum(lengths) - lengths
+    sums: FloatArray = np.add.reduceat(vectors[ids], starts)
+    return sums
+
+
 def _percent(correlation: float) -> float | None:
     return round(100 * float(correlation), 2) if np.isfinite(correlation) else None
 
@@ -83,14 +94,14 @@ def analogies(vectors: FloatArray, vocabulary: Vocabulary) -> dict[str, Any]:
     """Answer "a is to b as c is to what" by the word nearest to b - a + c, among the most frequent words.
 
     The questions and the rule are those of word2vec (Mikolov et al. 2013, "Efficient Estimation of Word Representations in
-    Vector Space"); a question counts if its four words are among the `ANALOGY_WORDS` most frequent.
+    Vector Space"); a question counts if its four words are whole and among the `ANALOGY_WORDS` most frequent.
 
     Returns:
         `accuracy`, `semantic` and `syntactic` (in %, None without questions), `questions` asked and their `coverage`.
     """
     questions, syntactic = _read_questions(vocabulary)
-    limit = min(len(vocabulary), ANALOGY_WORDS + UNKNOWN + 1)
-    known = ((questions > UNKNOWN) & (questions < limit)).all(axis=1)
+    limit = min(len(vocabulary), ANALOGY_WORDS + FIRST_LEARNED)
+    known = ((questions > PAD) & (questions < limit)).all(axis=1)
     questions, syntactic, asked = questions[known], syntactic[known], len(questions)
     units = unit_rows(vectors[:limit])
     right = np.zeros(len(questions), bool)
@@ -98,7 +109,7 @@ def analogies(vectors: FloatArray, vocabulary: Vocabulary) -> dict[str, Any]:
         a, b, c, expected = questions[start : start + 256].T
         similarity = (units[b] - units[a] + units[c]) @ units.T
         similarity[np.arange(len(a))[:, None], np.stack([a, b, c], axis=1)] = -np.inf
-        similarity[:, : UNKNOWN + 1] = -np.inf
+        similarity[:, :FIRST_LEARNED] = -np.inf
         right[start : start + 256] = similarity.argmax(axis=1) == expected
 
     def share(chosen: npt.NDArray[np.bool_]) -> float | None:
@@ -120,7 +131,7 @@ def _read_questions(vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int64], npt.
             if line.startswith(":"):
                 is_syntactic = line.startswith(": gram")
             elif len(words := line.lower().split()) == 4:
-                questions.append([vocabulary.id(word) for word in words])
+                questions.append([vocabulary.id(MARK + word) for word in words])
                 syntactic.append(is_syntactic)
     return np.array(questions), np.array(syntactic)
 
@@ -128,22 +139,23 @@ def _read_questions(vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int64], npt.
 def similar_words(
     vectors: FloatArray, vocabulary: Vocabulary, num_words: int = 12, num_similar: int = 6
 ) -> dict[str, list[tuple[str, float]]]:
-    """Return the nearest words of some frequent words, with their cosines, for a person to look at.
+    """Return the nearest pieces of some frequent whole words, with their cosines, for a person to look at.
 
-    The words are spread over the frequency ranks 150 to 1500, below the function words.
+    The words are spread over the frequency ranks 150 to 1500 of all pieces, below the function words.
     """
-    last = min(len(vocabulary), 1500)
-    first = min(150, max(UNKNOWN + 1, last // 4))
-    chosen = np.unique(np.linspace(first, last - 1, num_words).astype(int)) if last > first else np.zeros(0, int)
+    whole = np.array([piece.startswith(MARK) for piece in vocabulary.pieces[: FIRST_LEARNED + 1500]], bool)
+    whole[: FIRST_LEARNED + min(150, (len(whole) - FIRST_LEARNED) // 4)] = False
+    places = np.flatnonzero(whole)
+    chosen = places[np.unique(np.linspace(0, len(places) - 1, num_words).astype(int))] if len(places) else places
     limit = min(len(vocabulary), 100_000)
     units = unit_rows(vectors[:limit])
     result = {}
     for word in chosen:
         cosine = units @ units[word]
-        cosine[: UNKNOWN + 1] = -np.inf
+        cosine[:FIRST_LEARNED] = -np.inf
         cosine[word] = -np.inf
-        nearest = np.argsort(-cosine)[: min(num_similar, limit - UNKNOWN - 2)]
-        result[vocabulary.words[word]] = [(vocabulary.words[i], round(float(cosine[i]), 3)) for i in nearest]
+        nearest = np.argsort(-cosine)[: min(num_similar, limit - FIRST_LEARNED - 1)]
+        result[vocabulary.pieces[word]] = [(vocabulary.pieces[i], round(float(cosine[i]), 3)) for i in nearest]
     return result
 
 

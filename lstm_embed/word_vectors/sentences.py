@@ -1,4 +1,4 @@
-"""The token set as gensim reads it: lists of known words, streamed part by part."""
+"""The token set as gensim reads it: lists of pieces, streamed part by part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lstm_embed.corpus.token_set import TokenSet, is_held_out
-from lstm_embed.corpus.vocabulary import UNKNOWN
 from lstm_embed.progress import SILENT, Reporter
 
 STAGE = "word_vectors"
@@ -20,20 +19,19 @@ _REPORT_SECONDS = 0.5
 
 
 class Sentences:
-    """Sentences of known words, anew at every iteration; gensim iterates in a thread of its own.
+    """Sentences as lists of pieces, anew at every iteration; gensim iterates in a thread of its own.
 
     Args:
-        tokens: The token set; held-out articles, unknown words and sentences of one word are left out.
+        tokens: The token set; held-out articles and sentences of one piece are left out.
         max_sentences: Most of its rows to use, taken evenly; 0 for all.
     """
 
     def __init__(self, tokens: TokenSet, max_sentences: int) -> None:
         self._tokens = tokens
         self._share = min(1.0, max_sentences / max(tokens.num_rows, 1)) if max_sentences else 1.0
-        self._words = np.array(tokens.vocabulary.words, dtype=object)
-        known = int(tokens.vocabulary.counts[UNKNOWN + 1 :].sum())
+        self._pieces = np.array(tokens.vocabulary.pieces, dtype=object)
         # Close enough: it only sets the pace at which the learning rate falls.
-        self.expected_words = max(1, round(known * self._share * (1 - 1 / tokens.holdout_every)))
+        self.expected_words = max(1, round(tokens.num_tokens * self._share * (1 - 1 / tokens.holdout_every)))
         self.error: Exception | None = None
         self._epoch, self._epochs = 0, 1
         self._report: Reporter = SILENT
@@ -63,9 +61,9 @@ class Sentences:
             row += len(table)
             for start in range(0, len(table), _CHUNK_ROWS):
                 chunk = lists[start : start + _CHUNK_ROWS].filter(pa.array(wanted[start : start + _CHUNK_ROWS]))
-                ids, offsets = _without_unknown(chunk.flatten().to_numpy(), chunk.value_lengths().to_numpy())
-                text = self._words[ids].tolist()
-                for begin, end in itertools.pairwise(offsets):
+                text = self._pieces[chunk.flatten().to_numpy()].tolist()
+                ends = np.cumsum(chunk.value_lengths().to_numpy()).tolist()
+                for begin, end in itertools.pairwise([0, *ends]):
                     if end - begin > 1:
                         yield text[begin:end]
                 words += len(text)
@@ -82,13 +80,3 @@ def _evenly(first_row: int, num_rows: int, share: float) -> npt.NDArray[np.bool_
     steps = np.floor(np.arange(first_row, first_row + num_rows + 1) * share)
     chosen: npt.NDArray[np.bool_] = np.diff(steps) > 0
     return chosen
-
-
-def _without_unknown(
-    ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32]
-) -> tuple[npt.NDArray[np.int32], list[int]]:
-    """Drop special ids; return what is left and the offsets of the sentences in it."""
-    known = ids > UNKNOWN
-    kept_before = np.concatenate([[0], np.cumsum(known)])
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    return ids[known], kept_before[ends].tolist()

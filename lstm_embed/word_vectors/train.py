@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lstm_embed import storage
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.corpus.vocabulary import UNKNOWN
+from lstm_embed.corpus.vocabulary import FIRST_ID
 from lstm_embed.errors import InputError
 from lstm_embed.ledger import fingerprint, seal
 from lstm_embed.ledger.whole import finished, making
@@ -33,6 +33,9 @@ from lstm_embed.word_vectors.gensim_model import (
 )
 from lstm_embed.word_vectors.sampled_loss import NUM_SENTENCES, sampled_loss
 from lstm_embed.word_vectors.sentences import STAGE, Sentences
+
+_LEAST_COVERAGE = 0.5
+"""Share of the running text with imported vectors below which a warning is due."""
 
 
 def train_word_vectors(config: WordVectorsConfig, report: Reporter = SILENT) -> Summary:
@@ -66,10 +69,17 @@ def train_word_vectors(config: WordVectorsConfig, report: Reporter = SILENT) -> 
             storage.remove(storage.join(output, STATE))
     content = {
         "settings": settings,
-        "words": len(tokens.vocabulary) - 2,
+        "pieces": len(tokens.vocabulary) - FIRST_ID,
         "dimension": vectors.shape[1],
         "wordsim353": facts["wordsim353"]["spearman"],
     }
+    if config.import_from:
+        content["coverage"] = facts["imported"]["coverage_tokens"]
+        if content["coverage"] < _LEAST_COVERAGE:
+            report.note(
+                f"warning: {config.import_from} covers {100 * content['coverage']:.1f} % of the running text; the rest "
+                "counts by its spelling alone. Prepare the text with --whole-word-count (5, say), so that its words are whole."
+            )
     manifest = seal(output, kind=KIND, fingerprint=fingerprint([settings, digest]), content=content)
     return _summary(output, manifest, begin, already_done=False)
 
@@ -98,14 +108,17 @@ def _digest(path: str) -> str:
 
 def _summary(output: str, manifest: dict[str, Any], begin: float, already_done: bool) -> Summary:
     content = manifest["content"]
+    facts = {"dimension": content["dimension"], "wordsim353": content["wordsim353"]}
+    if "coverage" in content:
+        facts["running_text_with_vectors"] = f"{100 * content['coverage']:.1f} %"
     return Summary(
         stage=STAGE,
         output=output,
-        rows=content["words"],
-        row_name="words",
+        rows=content["pieces"],
+        row_name="pieces",
         seconds=time.monotonic() - begin,
         already_done=already_done,
-        facts={"dimension": content["dimension"], "wordsim353": content["wordsim353"]},
+        facts=facts,
     )
 
 
@@ -120,14 +133,15 @@ class _Import:
 
     def run(self) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         """Return the aligned vectors and the report."""
-        imported, counts = self.imported, self.vocabulary.counts[UNKNOWN + 1 :]
-        present = imported.vectors[UNKNOWN + 1 :].any(axis=1)
+        imported, counts = self.imported, self.vocabulary.counts[FIRST_ID:]
+        present = imported.vectors[FIRST_ID:].any(axis=1)
         facts = {
             "exact": imported.exact,
             "normalized": imported.normalized,
             "composed": imported.composed,
+            "from_pieces": imported.from_pieces,
             "malformed": imported.malformed,
-            "coverage_words": float(present.mean()),
+            "coverage_pieces": float(present.mean()),
             "coverage_tokens": float(counts[present].sum() / max(counts.sum(), 1)),
         }
         return imported.vectors, {"imported": facts}
@@ -187,9 +201,7 @@ class _Training:
         if self.sentences.error:
             raise self.sentences.error
         if not trained:
-            raise InputError(
-                f"{config.tokens} has no sentence with two known words in it; there is nothing to train on"
-            )
+            raise InputError(f"{config.tokens} has no sentence of two pieces or more; there is nothing to train on")
         seconds = time.monotonic() - begin
         loss = self.loss.total / trained if self.loss.total else None
         return {
