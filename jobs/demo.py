@@ -194,7 +194,7 @@ def _show_decoded(folder: Callable[[str], str]) -> None:
     for name, title in DECODED.items():
         shares = decoding["methods"][name]["all"]
         print(
-            f"  {title}: {size * shares['exact'] / 100:,.0f} of {size:,} held-out sentences of known words came back word for "
+            f"  {title}: {size * shares['exact'] / 100:,.0f} of {size:,} held-out sentences came back word for "
             f"word, {shares['in_place']:.1f} % of the words in place"
         )
 

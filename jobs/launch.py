@@ -136,7 +136,7 @@ def _refuse_removed(arguments: Sequence[str], removed: Mapping[str, str]) -> Non
     """Exit with 2 and a line for each flag that an earlier version had."""
     names = [argument[2:].partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
     names = [name if name in removed else re.sub(r"(^|\.)no-([^.]*)$", r"\1\2", name) for name in names]
-    if gone := [f"--{name} is gone since 0.2: {removed[name]}" for name in dict.fromkeys(names) if name in removed]:
+    if gone := [f"--{name} is gone: {removed[name]}" for name in dict.fromkeys(names) if name in removed]:
         fail("\nerror: ".join(gone))
 
 

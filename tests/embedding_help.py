@@ -17,10 +17,10 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from synthetic import vocabulary_of
 
 from lstm_embed import storage
 from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig, GroupConfig
 from lstm_embed.ledger import PartRecord, Unit
 from lstm_embed.model.config import ModelConfig, OriginalConfig
@@ -32,7 +32,7 @@ from lstm_embed.progress import SILENT, Reporter, Summary
 from conftest import ROOT
 
 WORDS = [f"w{chr(97 + number // 20)}{chr(97 + number % 20)}" for number in range(200)]
-VOCABULARY = Vocabulary(["<pad>", "<unk>", *WORDS], np.concatenate([[0, 50], 20_000 // np.arange(1, 201)]))
+VOCABULARY = vocabulary_of(WORDS, 20_000 // np.arange(1, 201))
 TOKENIZER = {"profile": "default", "language": "en", "split": "sentencex", "drop_repeated": True, "max_tokens": 512}
 
 
@@ -43,7 +43,7 @@ def save_model(path: Path | str, seed: int = 0) -> str:
         hidden_size=16, order_size=12, decoder_hidden_size=16, spelling_size=64, position_size=64, max_tokens=24
     )
     vectors = rng.normal(size=(len(VOCABULARY), 48))
-    model = SentenceModel.start(config, vectors, VOCABULARY.counts, VOCABULARY.words, seed=seed)
+    model = SentenceModel.start(config, vectors, VOCABULARY.counts, VOCABULARY.pieces, seed=seed)
     SentenceEncoder(model, VOCABULARY, dict(TOKENIZER)).save(str(path))
     return str(path)
 
@@ -52,18 +52,18 @@ def save_original(path: Path | str) -> str:
     """Write a model folder of the preset `original`, small and with random weights; return its path."""
     vectors = np.random.default_rng(0).normal(size=(len(VOCABULARY), 8))
     config = OriginalConfig(hidden_size=6, max_tokens=12)
-    model = OriginalModel.start(config, vectors, VOCABULARY.counts, VOCABULARY.words)
+    model = OriginalModel.start(config, vectors, VOCABULARY.counts, VOCABULARY.pieces)
     SentenceEncoder(model, VOCABULARY, dict(TOKENIZER)).save(str(path))
     return str(path)
 
 
 def make_text(rng: np.random.Generator, num_sentences: int | None = None) -> str:
-    """Return a text of some sentences, now and then one without a known word."""
+    """Return a text of some sentences, now and then one without a word."""
     number = int(rng.integers(1, 12)) if num_sentences is None else num_sentences
     sentences = []
     for _ in range(number):
         words = rng.choice(WORDS, int(rng.integers(1, 30)))
-        sentence = " ".join(words) if rng.random() > 0.04 else "unheard of"
+        sentence = " ".join(words) if rng.random() > 0.04 else "…"
         sentences.append(sentence.capitalize() + ".")
     return " ".join(sentences)
 

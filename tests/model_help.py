@@ -12,23 +12,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lstm_embed.model.batch import Batch, collate, known_only
+from lstm_embed.model.batch import Batch, collate
 from lstm_embed.model.config import AnyConfig, ModelConfig, OriginalConfig
 from lstm_embed.model.lstm import Lstm
 from lstm_embed.model.recipes import Model, class_of
 
 NUM_WORDS, WORD_SIZE = 40, 8
-COUNTS = np.concatenate([[0, 9], 1000 // np.arange(1, NUM_WORDS - 1)])
+COUNTS = np.concatenate([[0], 1000 // np.arange(1, NUM_WORDS)])
 VECTORS = np.random.default_rng(0).normal(size=(NUM_WORDS, WORD_SIZE)).astype(np.float32)
-WORDS = ["<pad>", "<unk>", *(f"{stem}{end}" for stem in ("walk", "tea", "r", "öl", "中") for end in ("", "s", "ed"))]
-WORDS += [f"w{number}" for number in range(NUM_WORDS - len(WORDS))]
-# The word vectors as they are, so that what is computed of them can be computed here once more.
-SMALL = ModelConfig(
-    hidden_size=5, order_size=12, decoder_hidden_size=7, position_size=16, spelling_size=16, word_whitening=0.0
-)
+WORDS = ["<pad>", *(f"▁{stem}{end}" for stem in ("walk", "tea", "r", "öl", "中") for end in ("", "s", "ed"))]
+WORDS += [f"▁w{number}" for number in range(NUM_WORDS - len(WORDS))]
+SMALL = ModelConfig(hidden_size=5, order_size=12, decoder_hidden_size=7, position_size=16, spelling_size=16)
 SMALL_ORIGINAL = OriginalConfig(hidden_size=6, max_tokens=9)
 SENTENCES = [[3, 5, 7, 9, 2], [4, 6, 2], [30, 2, 8, 1, 6, 5, 11, 2, 2], [12], [13, 14, 13, 2], [2, 16, 17, 18]]
-"""Of all lengths, with repeated words and an unknown one."""
+"""Of all lengths, with repeated words."""
 
 
 def make_model(config: AnyConfig = SMALL, seed: int = 0, move: float = 0.0) -> Any:
@@ -61,13 +58,8 @@ def padded(sentences: Sequence[Sequence[int]], width: int = 0) -> tuple[np.ndarr
 
 
 def batch_of(sentences: Sequence[Sequence[int]] = SENTENCES, padded_length: int = 0) -> Batch:
-    """Return a micro-batch as the loader makes it, without unknown words."""
-    return collate(*known_only(*padded(sentences)), padded_length)
-
-
-def known(sentence: Sequence[int]) -> list[int]:
-    """Return a sentence without its unknown words."""
-    return [word for word in sentence if word > 1]
+    """Return a micro-batch as the loader makes it."""
+    return collate(*padded(sentences), padded_length)
 
 
 def orders(words: Sequence[int]) -> list[tuple[int, ...]]:

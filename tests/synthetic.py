@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -9,8 +11,9 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from lstm_embed import storage
-from lstm_embed.corpus.token_set import KIND, SCHEMA, VOCABULARY, TokenSet, count_rows
-from lstm_embed.corpus.vocabulary import SPECIAL_WORDS, Vocabulary
+from lstm_embed.corpus.pieces import MARK, SPECIAL_PIECES
+from lstm_embed.corpus.token_set import FORMAT, KIND, SCHEMA, VOCABULARY, TokenSet, count_rows
+from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED, Vocabulary
 from lstm_embed.ledger import fingerprint, seal
 
 NUM_TOPICS = 8
@@ -33,7 +36,7 @@ def write_token_set(
         path: Its folder.
         num_articles: Articles of each part.
         num_parts: Parts.
-        num_words: Words of the vocabulary, without the special ones.
+        num_words: Words of the vocabulary, each a piece; they are all there is in the sentences.
         max_tokens: Most tokens of a sentence.
         max_sentences: Most sentences of an article.
         holdout_every: Every n-th article is held out.
@@ -43,8 +46,7 @@ def write_token_set(
     rng = np.random.default_rng(seed)
     tables = [_part(rng, num_articles, num_words, max_tokens, max_sentences) for _ in range(num_parts)]
     ids = np.concatenate([table["ids"].combine_chunks().flatten().to_numpy() for table in tables])
-    counts = np.bincount(ids, minlength=num_words + 2)
-    vocabulary = make_vocabulary(num_words, counts)
+    vocabulary = make_vocabulary(num_words, np.bincount(ids - FIRST_LEARNED, minlength=num_words))
     vocabulary.save(storage.join(path, VOCABULARY))
     parts = []
     for number, table in enumerate(tables):
@@ -69,27 +71,44 @@ def write_token_set(
         "format": 1,
         "kind": KIND,
         "fingerprint": fingerprint([text, parts, vocabulary.fingerprint]),
-        "settings": {"text": text},
+        "settings": {"text": text, "content_format": FORMAT},
         "holdout_every": holdout_every,
         "vocabulary": vocabulary.fingerprint,
         "rows": sum(part["rows"] for part in parts),
-        "totals": {"tokens": int(counts.sum())},
+        "totals": {"tokens": len(ids)},
         "parts": parts,
     }
     storage.write_json(storage.join(path, "manifest.json"), manifest)
     return TokenSet.open(path)
 
 
-def make_vocabulary(num_words: int, counts: npt.ArrayLike) -> Vocabulary:
+def vocabulary_of(words: Sequence[str], counts: npt.ArrayLike | None = None) -> Vocabulary:
+    """Return a vocabulary of given words, which stay whole: their ids are `FIRST_LEARNED` and on.
+
+    Behind them are their letters and the mark of a word's begin, so that other words are cut.
+
+    Args:
+        words: Distinct words.
+        counts: Their counts, 1 each if there are none; all other pieces count 0.
+    """
+    letters = sorted({MARK, *"".join(words)})
+    pieces = [*SPECIAL_PIECES, *(MARK + word for word in words), *letters]
+    found = np.zeros(len(pieces), np.int64)
+    found[FIRST_LEARNED : FIRST_LEARNED + len(words)] = 1 if counts is None else counts
+    # As good a piece as any, so that a word is better whole.
+    return Vocabulary(pieces, found, np.full(len(pieces), -5.0))
+
+
+def make_vocabulary(num_words: int, counts: npt.ArrayLike | None = None) -> Vocabulary:
     """Return a vocabulary of made-up words."""
-    return Vocabulary([*SPECIAL_WORDS, *(f"w{n}" for n in range(num_words))], counts)
+    return vocabulary_of([f"w{n}" for n in range(num_words)], counts)
 
 
 def write_word_vectors(path: str, vocabulary: Vocabulary, dimension: int = 16, seed: int = 0) -> str:
     """Write a word vectors folder with random vectors; return its path."""
     path = storage.resolve(path)
     vectors = np.random.default_rng(seed).normal(size=(len(vocabulary), dimension)).astype(np.float32)
-    vectors[:2] = 0.0
+    vectors[:FIRST_ID] = 0.0
     storage.write_bytes(storage.join(path, "vectors.safetensors"), save({"vectors": vectors}))
     vocabulary.save(storage.join(path, VOCABULARY))
     storage.write_json(storage.join(path, "config.json"), {"dimension": dimension})
@@ -102,11 +121,12 @@ def _part(rng: np.random.Generator, num_articles: int, num_words: int, max_token
     columns: dict[str, list[object]] = {field.name: [] for field in fields}
     for article in range(num_articles):
         topic = rng.integers(NUM_TOPICS)
-        own = np.arange(2 + topic, num_words + 2, NUM_TOPICS)
+        words = np.arange(FIRST_LEARNED, FIRST_LEARNED + num_words)
+        own = words[topic::NUM_TOPICS]
         position = 0
         for sentence in range(int(rng.integers(1, max_sentences + 1))):
             length = int(rng.integers(1, max_tokens + 1))
-            ids = np.where(rng.random(length) < 0.5, rng.choice(own, length), rng.integers(1, num_words + 2, length))
+            ids = np.where(rng.random(length) < 0.5, rng.choice(own, length), rng.choice(words, length))
             row = {
                 "article": article,
                 "article_id": f"a{article}",

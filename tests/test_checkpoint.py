@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_help import make_config
 
@@ -34,7 +34,7 @@ def write_checkpoint(run_dir: str, step: int, value: float = 1.0) -> str:
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     found = checkpoint.load(write_checkpoint(str(tmp_path), 7, 0.1))
-    assert found.state == {"format": 2, "step": 7, "note": "ä"}
+    assert found.state == {"format": checkpoint.FORMAT, "step": 7, "note": "ä"}
     assert torch.equal(found.parameters["weight"], torch.full((3, 2), 0.1))
     assert set(found.moments) == {"exp_avg.weight"}
 
@@ -88,21 +88,27 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_else_lies_
     assert checkpoint.newest(str(tmp_path / "nothing"), lambda message: None) is None
 
 
-def test_a_checkpoint_or_run_of_version_0_1_is_refused_with_what_reads_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("made_by", "version"), [(None, "0.1"), (2, "0.2")])
+def test_a_checkpoint_or_run_of_an_earlier_version_is_refused_with_what_reads_it(
+    tmp_path: Path, made_by: int | None, version: str
+) -> None:
     config = make_config(tmp_path, tmp_path / "runs")
     folder, _ = started(config)
     path = write_checkpoint(folder.path, 7)
     manifest = storage.read_json(f"{path}/manifest.json")
     del manifest["content"]["format"]
+    if made_by:
+        manifest["content"]["format"] = made_by
     storage.write_json(f"{path}/manifest.json", manifest)
-    with pytest.raises(
-        InputError, match=r"step_00000007 is a checkpoint of lstm_embed 0\.1; continue its run with that"
-    ):
+    with pytest.raises(InputError) as refused:
         checkpoint.load(path)
+    assert f"step_00000007 is a checkpoint of lstm_embed {version}; continue its run with that" in str(refused.value)
     values = storage.read_json(f"{folder.path}/run.json")
-    storage.write_json(f"{folder.path}/run.json", {**values, "format": 1})
-    with pytest.raises(InputError, match=r"small is a run of lstm_embed 0\.1 .*or choose another --run-name"):
+    storage.write_json(f"{folder.path}/run.json", {**values, "format": made_by or 1})
+    with pytest.raises(InputError) as refused:
         folder.read()
+    assert f"small is a run of lstm_embed {version} " in str(refused.value)
+    assert "or choose another --run-name" in str(refused.value)
 
 
 def test_weights_of_another_shape_are_refused_by_name() -> None:
@@ -215,6 +221,7 @@ def test_a_damaged_run_file_is_an_error_and_never_a_new_start(tmp_path: Path) ->
         folder.read()
 
 
+@settings(deadline=None)
 @given(
     start=st.integers(0, 1000),
     length=st.integers(1, 2000),

@@ -18,8 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_help import batch_of, moved
+from synthetic import vocabulary_of
 
-from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.errors import InputError
 from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.encoder import SentenceEncoder
@@ -27,11 +28,13 @@ from lstm_embed.model.sentence_model import SentenceModel
 
 NUM_WORDS, WORD_SIZE = 400, 48
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmn" for b in ("a", "ei", "o", "u", "yo") for c in ("", *"bdfgklmnp")]
-VOCABULARY = Vocabulary(["<pad>", "<unk>", *WORDS], np.concatenate([[0, 50], 40_000 // np.arange(1, NUM_WORDS + 1)]))
+VOCABULARY = vocabulary_of(WORDS, 40_000 // np.arange(1, NUM_WORDS + 1))
+FIRST = FIRST_LEARNED
+"""Id of the first of `WORDS`."""
 CONFIG = ModelConfig(
     hidden_size=16, order_size=24, decoder_hidden_size=16, spelling_size=64, position_size=96, max_tokens=24
 )
-NO_VECTOR = 7
+NO_VECTOR = FIRST + 5
 """A word whose vector an imported file did not have."""
 
 
@@ -40,20 +43,20 @@ def encoder(embedding: Any = "exact", **changes: Any) -> SentenceEncoder:
     vectors = np.random.default_rng(0).normal(size=(len(VOCABULARY), WORD_SIZE))
     vectors[NO_VECTOR] = 0.0
     config = dataclasses.replace(CONFIG, embedding=embedding, **changes)
-    model = moved(SentenceModel.start(config, vectors, VOCABULARY.counts, VOCABULARY.words), 0.2)
+    model = moved(SentenceModel.start(config, vectors, VOCABULARY.counts, VOCABULARY.pieces), 0.2)
     return SentenceEncoder(model, VOCABULARY, {"profile": "default"})
 
 
 def make_sentences(number: int, longest: int = 14, seed: int = 0) -> list[list[int]]:
     """Return sentences, frequent words more often, some words twice and more."""
     rng = np.random.default_rng(seed)
-    weights = VOCABULARY.counts[2:] / VOCABULARY.counts[2:].sum()
+    weights = VOCABULARY.counts[FIRST : FIRST + NUM_WORDS] / VOCABULARY.counts.sum()
     lengths = rng.integers(1, longest + 1, number)
-    return [(2 + rng.choice(NUM_WORDS, length, p=weights)).tolist() for length in lengths]
+    return [(FIRST + rng.choice(NUM_WORDS, length, p=weights)).tolist() for length in lengths]
 
 
 def text_of(ids: Sequence[int]) -> str:
-    return " ".join(VOCABULARY.words[word] for word in ids)
+    return " ".join(VOCABULARY.words(ids))
 
 
 def normalized(vectors: np.ndarray) -> np.ndarray:
@@ -76,7 +79,7 @@ def test_exact_gives_sentences_back_word_for_word_and_proves_it(dtype: str, chan
     found = one.decode(one.encode_ids(sentences, dtype=dtype))
     assert [made.text for made in found] == [text_of(ids) for ids in sentences]
     assert all(made.proven for made in found)
-    assert [made.words for made in found] == [tuple(VOCABULARY.words[word] for word in ids) for ids in sentences]
+    assert [made.words for made in found] == [tuple(VOCABULARY.words(ids)) for ids in sentences]
 
 
 def test_vectors_that_were_scaled_rounded_or_stored_decode_too(tmp_path: Path) -> None:
@@ -117,19 +120,22 @@ def test_a_sentence_gets_the_same_answer_whatever_else_is_asked_for_with_it() ->
 def test_a_text_comes_back_as_the_model_read_it() -> None:
     one = encoder()
     words = make_sentences(1, seed=5)[0]
-    long = [2 + n % 9 for n in range(40)]
-    texts = [text_of(words), f"unheard {text_of(words)} of", text_of(long), "unheard", "", text_of([NO_VECTOR])]
+    long = [FIRST + n % 9 for n in range(40)]
+    # Words that the vocabulary has no piece for, whole or in letters or bytes.
+    unheard = "zonkd лес żak"
+    texts = [text_of(words), f"¡{text_of(words).upper()}!", text_of(long), unheard, "", "…", text_of([NO_VECTOR])]
     found = one.reconstruct(texts)
     assert found == one.decode(one.encode(texts))
     assert [made.text for made in found] == [
         text_of(words),
         text_of(words),
         text_of(long[:24]),
+        "zonkd лес zak",
         "",
         "",
         text_of([NO_VECTOR]),
     ]
-    assert [made.proven for made in found] == [True, True, True, False, False, True]
+    assert [made.proven for made in found] == [True, True, True, True, False, False, True]
     assert one.reconstruct(texts[0]) == found[:1]
 
 
@@ -184,7 +190,7 @@ def test_what_is_disturbed_a_little_still_says_its_words() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    sentences=st.lists(st.lists(st.integers(2, 40), min_size=1, max_size=24), min_size=1, max_size=4),
+    sentences=st.lists(st.lists(st.integers(FIRST, FIRST + 38), min_size=1, max_size=24), min_size=1, max_size=4),
     embedding=st.sampled_from(["exact", "joined"]),
     dtype=st.sampled_from([np.float16, np.float32]),
     noise=st.sampled_from([0.0, 0.0, 1e-5, 1e-4, 1e-2]),
@@ -204,7 +210,7 @@ def test_joined_gives_the_words_back_and_short_sentences_in_order() -> None:
     one = encoder("joined")
     found = one.decode(one.encode_ids(SENTENCES, dtype="float16", normalize_embeddings=True))
     for ids, made in zip(SENTENCES, found, strict=True):
-        assert Counter(made.words) == Counter(VOCABULARY.words[word] for word in ids)
+        assert Counter(made.words) == Counter(VOCABULARY.words(ids))
         # An LSTM without training: all orders of three words are looked at.
         assert len(ids) > 3 or made.text == text_of(ids)
     short = [made.proven for ids, made in zip(SENTENCES, found, strict=True) if len(ids) < 4]
@@ -215,7 +221,7 @@ def test_an_order_that_another_one_comes_near_is_not_proven() -> None:
     one = copy.deepcopy(encoder("joined"))
     with torch.no_grad():
         one.model.order.to_code.weight.zero_()  # all orders have one code
-    sentences = [[5, 9], [5, 9, 20, 9], [4], [6, 6, 6]]
+    sentences = [[FIRST + n for n in ids] for ids in ([3, 7], [3, 7, 18, 7], [2], [4, 4, 4])]
     found = one.decode(one.encode_ids(sentences))
     assert [sorted(made.words) for made in found] == [sorted(text_of(ids).split()) for ids in sentences]
     assert [made.proven for made in found] == [False, False, True, True]
@@ -248,15 +254,15 @@ def test_meaning_means_of_vectors_and_noise_say_the_words_they_lean_to() -> None
         for made, left, right in zip(one.decode(means), sentences, sentences[1:], strict=False):
             assert not made.proven
             assert len(made.words) == len(set(made.words)) >= 1
-            assert made.words[0] in {VOCABULARY.words[word] for word in (*left, *right)}
+            assert made.words[0] in VOCABULARY.words((*left, *right))
         noise = np.random.default_rng(0).normal(size=(20, one.embedding_dimension))
         for made in one.decode(noise):
             assert made.words
             assert not made.proven
     for made, ids in zip(encoder("meaning").reconstruct([text_of(ids) for ids in sentences]), sentences, strict=True):
-        assert made.words[0] in {VOCABULARY.words[word] for word in ids}
+        assert made.words[0] in VOCABULARY.words(ids)
         assert not made.proven
-    assert encoder("meaning").reconstruct(text_of([NO_VECTOR]))[0].words == (WORDS[NO_VECTOR - 2],)
+    assert encoder("meaning").reconstruct(text_of([NO_VECTOR]))[0].words == (WORDS[NO_VECTOR - FIRST],)
 
 
 def test_a_zero_vector_is_an_empty_text() -> None:

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pytest
 import torch
 from model_help import moved
+from synthetic import vocabulary_of
 
-from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.corpus.text import tokenize
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED, Vocabulary
 from lstm_embed.errors import InputError
 from lstm_embed.model.config import EMBEDDINGS, AnyConfig, ModelConfig, original
 from lstm_embed.model.encoder import SentenceEncoder, resolve_precision
@@ -22,7 +24,9 @@ from lstm_embed.model.folder import load_model, open_model, save_model
 from lstm_embed.model.recipes import class_of
 
 WORDS = [f"w{chr(97 + number // 26)}{chr(97 + number % 26)}" for number in range(300)]
-VOCABULARY = Vocabulary(["<pad>", "<unk>", *WORDS], np.concatenate([[0, 50], 30_000 // np.arange(1, 301)]))
+VOCABULARY = vocabulary_of(WORDS, 30_000 // np.arange(1, 301))
+FIRST = FIRST_LEARNED
+"""Id of the first of `WORDS`."""
 TOKENIZER = {"profile": "default", "language": "en"}
 # Bits are the same where the units fill the registers of any processor.
 DEFAULT = ModelConfig(hidden_size=16, order_size=24, decoder_hidden_size=20, position_size=32)
@@ -36,21 +40,22 @@ def make_encoder(config: AnyConfig = DEFAULT, **more: Any) -> SentenceEncoder:
     vectors = np.random.default_rng(0).normal(size=(len(VOCABULARY), 12))
     start: Any = class_of(config).start
     return SentenceEncoder(
-        moved(start(config, vectors, VOCABULARY.counts, VOCABULARY.words), 0.2), VOCABULARY, dict(TOKENIZER), **more
+        moved(start(config, vectors, VOCABULARY.counts, VOCABULARY.pieces), 0.2), VOCABULARY, dict(TOKENIZER), **more
     )
 
 
 def make_sentences(num: int, seed: int = 0) -> list[str]:
     rng = np.random.default_rng(seed)
     lengths = np.minimum(rng.geometric(0.06, num), 100)
-    return [" ".join(rng.choice([*WORDS, "unheard"], length)) for length in lengths]
+    return [" ".join(rng.choice([*WORDS, "unheard", "лес"], length)) for length in lengths]
 
 
 def one_by_one(encoder: SentenceEncoder, sentences: list[str]) -> np.ndarray:
     """Encode each sentence alone, through the model itself."""
     rows = []
     for sentence in sentences:
-        ids = np.array([VOCABULARY.id(word) for word in sentence.split()][: encoder.max_tokens], np.int64)
+        words = tokenize([sentence]).flatten()
+        ids = VOCABULARY.cut(words)[0][: encoder.max_tokens].astype(np.int64)
         rows.append(encoder.model.embed(ids[None, :], [len(ids)])[0].detach().numpy())
     return np.array(rows)
 
@@ -87,7 +92,7 @@ def test_encoding_twice_gives_the_same_bits() -> None:
 
 def test_texts_without_words_are_zero_vectors() -> None:
     encoder = make_encoder()
-    vectors = encoder.encode(["", "   ", "unheard of", "!?", WORDS[3]], normalize_embeddings=True)
+    vectors = encoder.encode(["", "   ", "…\n", "!?", WORDS[3]], normalize_embeddings=True)
     assert not vectors[:4].any()
     assert np.linalg.norm(vectors[4]) == pytest.approx(1.0)
     assert encoder.encode([]).shape == (0, encoder.embedding_dimension)
@@ -96,7 +101,7 @@ def test_texts_without_words_are_zero_vectors() -> None:
 
 def test_words_past_the_limit_are_cut_off() -> None:
     encoder = make_encoder()
-    words = make_sentences(1, seed=3)[0].split() * 100
+    words = list(np.random.default_rng(3).choice(WORDS, 200))
     assert np.array_equal(encoder.encode(" ".join(words)), encoder.encode(" ".join(words[:64])))
     assert not np.array_equal(encoder.encode(" ".join(words)), encoder.encode(" ".join(words[:63])))
 
@@ -134,16 +139,16 @@ def test_ids_and_text_give_the_same_vectors() -> None:
     sentences = make_sentences(40)
     ids = encoder.tokenize(sentences)
     expected = encoder.encode(sentences)
-    lists = pa.concat_arrays([pa.array([[5, 6]], ids.type), ids]).slice(1)
+    lists = pa.concat_arrays([pa.array([[FIRST, FIRST + 1]], ids.type), ids]).slice(1)
     for given in (ids, lists, pa.chunked_array([ids[:7], ids[7:]]), [np.array(one) for one in ids.to_pylist()]):
         assert np.array_equal(encoder.encode_ids(given, batch_tokens=100), expected)
-    missing = encoder.encode_ids(pa.array([[3, 4], None, [], [5]], pa.list_(pa.int32())))
+    missing = encoder.encode_ids(pa.array([[FIRST, FIRST + 1], None, [], [1]], pa.list_(pa.int32())))
     assert missing.any(axis=1).tolist() == [True, False, False, True]
 
 
 def test_ids_of_another_vocabulary_are_refused() -> None:
-    with pytest.raises(InputError, match="ids from 0 to 301"):
-        make_encoder().encode_ids([[3, 302]])
+    with pytest.raises(InputError, match=f"ids from 1 to {len(VOCABULARY) - 1};"):
+        make_encoder().encode_ids([[3, len(VOCABULARY)]])
 
 
 def test_similarity_is_the_cosine_and_zero_with_a_zero_vector() -> None:
@@ -190,8 +195,8 @@ def test_the_fingerprint_follows_the_weights_and_not_the_provenance(tmp_path: Pa
     with torch.no_grad():
         next(iter(model.parameters()))[5, 5] += 1e-3
     assert save_model(str(tmp_path / "a"), model, VOCABULARY, TOKENIZER) != first
-    with pytest.raises(InputError, match="3 words"):
-        save_model(str(tmp_path / "b"), model, Vocabulary(["<pad>", "<unk>", "one"], [0, 1, 1]), TOKENIZER)
+    with pytest.raises(InputError, match="vocabulary has 262 pieces"):
+        save_model(str(tmp_path / "b"), model, vocabulary_of(["one"]), TOKENIZER)
 
 
 def test_a_model_is_loaded_with_another_embedding_under_the_same_fingerprint(tmp_path: Path) -> None:
@@ -226,16 +231,21 @@ def test_the_original_has_one_embedding(tmp_path: Path) -> None:
         SentenceEncoder.load(str(tmp_path / "model"), embedding="joined")
 
 
-def test_a_model_of_version_0_1_is_refused_with_what_reads_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("made_by", "version"), [(None, "0.1"), (2, "0.2")])
+def test_a_model_of_an_earlier_version_is_refused_with_what_reads_it(
+    tmp_path: Path, made_by: int | None, version: str
+) -> None:
     make_encoder().save(str(tmp_path / "model"))
     manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
     del manifest["content"]["format"]
+    if made_by:
+        manifest["content"]["format"] = made_by
     (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
     for read in (SentenceEncoder.load, load_model, open_model):
-        with pytest.raises(
-            InputError, match=r"model is a model of lstm_embed 0\.1; use it with that version, or train"
-        ):
+        with pytest.raises(InputError) as refused:
             read(str(tmp_path / "model"))
+        assert f"model is a model of lstm_embed {version}; use it with that version, or train" in str(refused.value)
+        assert "\n" not in str(refused.value)
 
 
 def test_an_unfinished_or_damaged_folder_is_refused(tmp_path: Path) -> None:
@@ -258,7 +268,9 @@ def test_a_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     make_encoder().save(str(folder))
     size = (folder / "vocabulary.parquet").stat().st_size
-    Vocabulary(VOCABULARY.word_array, VOCABULARY.counts[::-1]).save(str(folder / "vocabulary.parquet"))
+    Vocabulary(VOCABULARY.piece_array, VOCABULARY.counts[::-1], VOCABULARY.scores).save(
+        str(folder / "vocabulary.parquet")
+    )
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["files"]["vocabulary.parquet"]["bytes"] == size
     manifest["files"]["vocabulary.parquet"]["bytes"] = (folder / "vocabulary.parquet").stat().st_size

@@ -35,7 +35,7 @@ def make_model(path: Path, vocabulary: Vocabulary, profile: str = "default") -> 
 
     vectors = np.random.default_rng(0).normal(size=(len(vocabulary), 64)).astype(np.float32)
     config = ModelConfig(hidden_size=6, order_size=16, decoder_hidden_size=8, position_size=64, spelling_size=64)
-    model = SentenceModel.start(config, vectors, vocabulary.counts, vocabulary.words)
+    model = SentenceModel.start(config, vectors, vocabulary.counts, vocabulary.pieces)
     save_model(str(path), model, vocabulary, {"profile": profile, "language": "en"})
     return str(path)
 
@@ -44,7 +44,9 @@ def make_model(path: Path, vocabulary: Vocabulary, profile: str = "default") -> 
 def english_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that was never trained, with the words of the news texts that ship with gensim."""
     counted = pc.value_counts(tokenize(Path(shipped_file("lee_background.cor")).read_text().splitlines()).flatten())
-    vocabulary = Vocabulary.from_counts(counted.field("values"), counted.field("counts"), min_count=3, max_words=0)
+    words, counts = counted.field("values").to_pylist(), counted.field("counts").to_numpy()
+    frequent = [word for word, count in zip(words, counts, strict=True) if count >= 3]
+    vocabulary = Vocabulary.learn(words, counts, num_pieces=1000, whole=frequent)
     return make_model(tmp_path_factory.mktemp("runs") / "small" / "model", vocabulary)
 
 

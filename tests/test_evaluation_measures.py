@@ -15,15 +15,16 @@ from scipy import stats
 
 from lstm_embed import storage
 from lstm_embed.corpus.text import tokenize
-from lstm_embed.corpus.vocabulary import SPECIAL_WORDS, Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.errors import InputError
 from lstm_embed.evaluation import classification, clustering, retrieval, similarity
 from lstm_embed.evaluation.baselines import Bm25, NearestSentence, Tokens, averaging_baselines
 from lstm_embed.evaluation.corpora import EmbeddedCorpus, Rows, Sentences, shipped_sentences, token_set_sentences
 from lstm_embed.evaluation.decoding import Answer, Decode, decoding, most_frequent_word
-from tests.synthetic import write_token_set
+from tests.synthetic import vocabulary_of, write_token_set
 
-VOCABULARY = Vocabulary([*SPECIAL_WORDS, "the", "cat", "sat"], [0, 5, 20, 3, 2])
+VOCABULARY = vocabulary_of(["the", "cat", "sat"], [20, 3, 2])
+WORDS = slice(FIRST_LEARNED, FIRST_LEARNED + 3)
 TOKENS = Tokens(VOCABULARY, "default")
 
 
@@ -31,15 +32,16 @@ TOKENS = Tokens(VOCABULARY, "default")
 
 
 def test_averaging_baselines_are_what_their_formulas_say() -> None:
-    vectors = np.array([[0, 0], [0, 0], [1, 0], [0, 2], [3, 3]], np.float32)
-    p = np.array([20, 3, 2]) / 30
+    vectors = np.zeros((len(VOCABULARY), 2), np.float32)
+    vectors[WORDS] = [[1, 0], [0, 2], [3, 3]]
+    p = np.array([20, 3, 2]) / 25
     baselines = averaging_baselines(TOKENS, vectors, ["the cat", "cat sat"])
-    sentence = ["The cat, the cat sat; nobody knew."]
-    share = np.array([2, 2, 1]) / 5  # of the known words
-    np.testing.assert_allclose(baselines["mean"](sentence)[0], share @ vectors[2:], rtol=1e-5)
+    sentence = ["The cat, the cat sat; o!"]
+    share = np.array([2, 2, 1]) / 7  # of all pieces: "o" is the mark of a word's begin and a byte
+    np.testing.assert_allclose(baselines["mean"](sentence)[0], share @ vectors[WORDS], rtol=1e-5)
     sif = 1e-4 / (1e-4 + p)
-    np.testing.assert_allclose(baselines["sif"](sentence)[0], (share * sif) @ vectors[2:], rtol=1e-5)
-    units = vectors[2:] / np.linalg.norm(vectors[2:], axis=1, keepdims=True)
+    np.testing.assert_allclose(baselines["sif"](sentence)[0], (share * sif) @ vectors[WORDS], rtol=1e-5)
+    units = vectors[WORDS] / np.linalg.norm(vectors[WORDS], axis=1, keepdims=True)
     log = (np.log(1 / p) - np.log(1 / p).min()) / np.log(1 / p).max()
     np.testing.assert_allclose(baselines["log_unit"](sentence)[0], (share * log) @ units, rtol=1e-5)
     reference = baselines["sif"](["the cat", "cat sat"])
@@ -49,9 +51,9 @@ def test_averaging_baselines_are_what_their_formulas_say() -> None:
 
 
 def test_a_text_without_words_has_the_zero_vector() -> None:
-    baselines = averaging_baselines(TOKENS, np.ones((5, 3), np.float32), ["the cat"])
+    baselines = averaging_baselines(TOKENS, np.ones((len(VOCABULARY), 3), np.float32), ["the cat"])
     for name, embed in baselines.items():
-        assert not embed(["", "unheard"]).any(), name
+        assert not embed(["", "… !"]).any(), name
 
 
 # Similarity
@@ -333,9 +335,9 @@ def test_decoding_counts_whole_sentences_and_words_in_place_by_length() -> None:
         "The cat sat.": (["the", "cat", "sat"], True),
         "cat the the": (["the", "cat", "the"], False),
         "the " * 9: (["the"] * 9 + ["cat"], True),
-        "The unheard cat": (["the", "cat"], True),
+        "the cat " * 32 + "sat": (["the", "cat"] * 32, True),
         "sat " * 70: (["sat"] * 64, False),
-        "unheard": ([], False),
+        "…": ([], False),
         "": ([], False),
     }
     methods: dict[str, Decode] = {
@@ -347,21 +349,21 @@ def test_decoding_counts_whole_sentences_and_words_in_place_by_length() -> None:
         "all": {"sentences": 3, "words": 15, "read": 100.0},
         "1-8": {"sentences": 2, "words": 6, "read": 100.0},
         "9-16": {"sentences": 1, "words": 9, "read": 100.0},
-        "unknown or cut": {"sentences": 2, "words": 66, "read": pytest.approx(100 * 66 / 73)},
+        "cut off": {"sentences": 2, "words": 128, "read": pytest.approx(100 * 128 / 135)},
     }
     made, frequent = found["methods"]["made"], found["methods"]["the"]
     assert made["all"] == pytest.approx(
         {"exact": 100 / 3, "in_place": 100 * 13 / 15, "proven": 200 / 3, "proven_right": 50.0}
     )
     assert made["1-8"] == pytest.approx({"exact": 50, "in_place": 100 * 4 / 6, "proven": 50, "proven_right": 100})
-    assert made["unknown or cut"] == {"exact": 100.0, "in_place": 100.0, "proven": 50.0, "proven_right": 100.0}
+    assert made["cut off"] == {"exact": 100.0, "in_place": 100.0, "proven": 50.0, "proven_right": 100.0}
     assert frequent["9-16"] == {"exact": 100.0, "in_place": 100.0, "proven": None, "proven_right": None}
     assert [len(example["words"]) for example in found["examples"]] == [3, 3, 9]
     assert found["examples"][1]["made"]["made"] == {"words": ["the", "cat", "the"], "proven": False}
 
 
 def test_without_a_sentence_that_is_read_there_is_nothing_to_show() -> None:
-    found = decoding(["", "unheard"], TOKENS, {"the": most_frequent_word(TOKENS, 64)})
+    found = decoding(["", "…"], TOKENS, {"the": most_frequent_word(TOKENS, 64)})
     assert found == {"rows": {}, "methods": {"the": {}}, "examples": []}
 
 
@@ -381,7 +383,7 @@ def test_sentences_of_a_token_set_are_of_the_asked_articles_and_spread_over_its_
     assert set(held.titles) <= {f"title {n}" for n in range(5, 100, 10)}
     assert not set(trained.titles) & set(held.titles)
     # Made without text: the words stand for it.
-    assert all(word in tokens.vocabulary.words for word in held.texts[0].split())
+    assert all(f"▁{word}" in tokens.vocabulary.pieces for word in held.texts[0].split())
 
 
 def test_news_texts_that_ship_with_gensim_come_in_sentences() -> None:

@@ -80,7 +80,7 @@ def test_a_config_file_gives_the_same_fields_and_flags_win_over_it(tmp_path: Pat
         "".join(json.dumps({"id": n, "text": f"One two three. Four five {n}."}) + "\n" for n in range(20))
     )
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({"input": [str(articles)], "output": "wrong", "min_count": 2, "text": False}))
+    file.write_text(json.dumps({"input": [str(articles)], "output": "wrong", "num_pieces": 900, "text": False}))
     output = tmp_path / "tokens"
     shown = run_job("prepare", "--config", str(file), "--output", str(output), "--dry-run")
     assert str(output) in shown.stdout
@@ -96,19 +96,22 @@ def test_a_flag_that_is_gone_names_what_stands_in_its_place(tmp_path: Path) -> N
     toml, values = tmp_path / "old.toml", {"code_size": 48, "skip_path": False, "mask_padding": True, "hidden_size": 9}
     toml.write_text("group_size = 32\n[model]\n" + "".join(f"{n} = {json.dumps(v)}\n" for n, v in values.items()))
     for job, arguments, expected in (
-        ("train", ["--model.output=transfer"], ["--model.output is gone since 0.2: --model.embedding stands in its"]),
-        ("train", ["--model.no-lstm-path", "--seed", "1"], ["--model.lstm-path is gone since 0.2: --model.embedding"]),
+        ("train", ["--model.output=transfer"], ["--model.output is gone: --model.embedding stands in its"]),
+        ("train", ["--model.no-lstm-path", "--seed", "1"], ["--model.lstm-path is gone: --model.embedding"]),
         (
             "train",
             ["--config", str(toml)],
             [
-                "--group-size is gone since 0.2: --micro-batch-sentences stands in its place",
-                "--model.code-size is gone since 0.2: --model.order-size stands in its place",
-                "--model.skip-path is gone since 0.2: nothing stands in its place",
-                "--model.mask-padding is gone since 0.2: --preset original pads",
+                "--group-size is gone: --micro-batch-sentences stands in its place",
+                "--model.code-size is gone: --model.order-size stands in its place",
+                "--model.skip-path is gone: nothing stands in its place",
+                "--model.mask-padding is gone: --preset original pads",
             ],
         ),
-        ("evaluate", ["--num-reconstructed", "5"], ["--num-reconstructed is gone since 0.2: --num-decoded stands"]),
+        ("train", ["--model.word-whitening", "0"], ["--model.word-whitening is gone: nothing stands in its place"]),
+        ("evaluate", ["--num-reconstructed", "5"], ["--num-reconstructed is gone: --num-decoded stands"]),
+        ("prepare", ["--min-count", "5"], ["--min-count is gone: every word counts, cut into pieces; --whole-word-count"]),
+        ("prepare", ["--max-vocabulary=9"], ["--max-vocabulary is gone: --num-pieces stands in its place"]),
     ):
         result = run_job(job, *arguments, check=False)
         assert (result.returncode, result.stdout) == (2, "")
@@ -117,10 +120,11 @@ def test_a_flag_that_is_gone_names_what_stands_in_its_place(tmp_path: Path) -> N
 
 
 def test_what_is_said_of_flags_that_are_gone_names_flags_that_there_are() -> None:
+    from lstm_embed.corpus.config import REMOVED as OF_PREPARE
     from lstm_embed.evaluation.config import REMOVED as OF_EVALUATION
     from lstm_embed.training.config import REMOVED as OF_TRAINING
 
-    for job, removed in (("train", OF_TRAINING), ("evaluate", OF_EVALUATION)):
+    for job, removed in (("train", OF_TRAINING), ("evaluate", OF_EVALUATION), ("prepare", OF_PREPARE)):
         shown = set(re.findall(r"--[a-z][a-z.-]+", run_job(job, "--help").stdout))
         assert set(re.findall(r"--[a-z][a-z.-]+", " ".join(removed.values()))) <= shown
         assert not {f"--{name}" for name in removed} & shown

@@ -16,6 +16,7 @@ from model_help import SMALL, make_model, padded
 from synthetic import write_token_set
 
 from lstm_embed.corpus.token_set import TokenSet, is_held_out
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.neighbours import NeighbourStatistics, evenly, unit_halves
 from lstm_embed.model.sentence_model import SentenceModel
@@ -78,7 +79,7 @@ def test_few_pairs_shrink_it_to_the_identity_and_a_strength_of_zero_leaves_it_ou
 
 def test_the_halves_are_sums_of_words_and_of_spelling_of_length_one() -> None:
     model = make_model(move=0.3)
-    sentences = [[3, 5, 7, 7], [1, 4, 1], [1], []]
+    sentences = [[3, 5, 7, 7], [1, 4, 1], []]
     found = unit_halves(model, *padded(sentences)).numpy()
     assert found.dtype == np.float64
     expected = model.embed(*padded(sentences), "meaning").double().numpy() @ np.linalg.inv(
@@ -110,7 +111,7 @@ def tokens(tmp_path: Path) -> TokenSet:
 def taught(tokens: TokenSet, config: ModelConfig = SMALL, min_tokens: int = 4) -> tuple[SentenceModel, int]:
     vocabulary = tokens.vocabulary
     vectors = np.random.default_rng(0).normal(size=(len(vocabulary), 24))
-    model = SentenceModel.start(config, vectors, vocabulary.counts, vocabulary.words)
+    model = SentenceModel.start(config, vectors, vocabulary.counts, vocabulary.pieces)
     return model, teach_neighbours(model, tokens, PartCache("", 0), min_tokens)
 
 
@@ -153,7 +154,7 @@ def test_held_out_articles_are_not_looked_at(tokens: TokenSet) -> None:
             table = pq.read_table(part.path)
             article = table["article"].to_numpy()
             ids = [
-                rng.integers(1, 202, len(old)).tolist()
+                rng.integers(FIRST_LEARNED, FIRST_LEARNED + 200, len(old)).tolist()
                 if is_held_out(number, tokens.holdout_every) == held_out
                 else old
                 for number, old in zip(article, table["ids"].to_pylist(), strict=True)

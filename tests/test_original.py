@@ -19,19 +19,20 @@ from model_help import (
     batch_of,
     keras_lstm,
     keras_weights,
-    known,
     make_model,
     padded,
 )
+from synthetic import vocabulary_of
 
-from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.errors import InputError
 from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.model.original import OriginalModel
 
 
 def keras_system(model: Any, sentence: list[int], positions: int) -> tuple[np.ndarray, float]:
     """Return the code of a sentence and its mean squared error, all positions of the padded sentence counted."""
-    vectors = np.where(np.arange(NUM_WORDS)[:, None] < 2, 0.0, VECTORS.astype(np.float64))
+    vectors = np.where(np.arange(NUM_WORDS)[:, None] < 1, 0.0, VECTORS.astype(np.float64))
     inputs = np.zeros((positions, WORD_SIZE))
     inputs[positions - len(sentence) :] = vectors[sentence]
     forward = keras_lstm(inputs, *keras_weights(model.forward_lstm))
@@ -45,7 +46,7 @@ def keras_system(model: Any, sentence: list[int], positions: int) -> tuple[np.nd
 @pytest.mark.parametrize("positions", [9, 64])
 def test_original_computes_the_function_and_loss_of_the_keras_system(positions: int) -> None:
     model = make_model(dataclasses.replace(SMALL_ORIGINAL, max_tokens=positions), move=0.2)
-    expected = [keras_system(model, known(sentence), positions) for sentence in SENTENCES]
+    expected = [keras_system(model, sentence, positions) for sentence in SENTENCES]
     np.testing.assert_allclose(model.embed(*padded(SENTENCES)).detach(), [code for code, _ in expected], atol=1e-6)
     losses = model(batch_of(padded_length=positions))
     assert losses.total.item() == pytest.approx(np.mean([loss for _, loss in expected]), rel=1e-5)
@@ -60,28 +61,31 @@ def test_original_starts_like_keras_does() -> None:
 
 def test_a_sentence_without_words_has_a_zero_code_and_no_loss() -> None:
     model = make_model(SMALL_ORIGINAL, move=0.3)
-    codes = model.embed(*padded([[], [1, 1], [5]]))
-    assert codes.any(1).tolist() == [False, False, True]
-    with_empty = model(batch_of([[3, 4], [], [1]], padded_length=9)).total
+    codes = model.embed(*padded([[], [5]]))
+    assert codes.any(1).tolist() == [False, True]
+    with_empty = model(batch_of([[3, 4], []], padded_length=9)).total
     assert with_empty.item() == pytest.approx(model(batch_of([[3, 4]], padded_length=9)).total.item(), rel=1e-6)
     assert model(batch_of([[]], padded_length=9)).total.item() == 0
 
 
 def test_original_learns_and_gives_words_back() -> None:
-    model = make_model(dataclasses.replace(SMALL_ORIGINAL, hidden_size=24))
-    sentences = [[3, 5, 7, 9, 2], [4, 6, 2], [12], [13, 14, 13, 2]]
-    with torch.no_grad():
-        model.word_vectors.mul_(0.3)  # what tanh can reach
+    vocabulary = vocabulary_of([word.removeprefix("▁") for word in WORDS[1:]], COUNTS[1:])
+    vectors = np.zeros((len(vocabulary), WORD_SIZE), np.float32)
+    vectors[FIRST_LEARNED : FIRST_LEARNED + NUM_WORDS - 1] = 0.3 * VECTORS[1:]  # what tanh can reach
+    config = dataclasses.replace(SMALL_ORIGINAL, hidden_size=24)
+    model = OriginalModel.start(config, vectors, vocabulary.counts, vocabulary.pieces)
+    sentences = [[FIRST_LEARNED + n for n in ids] for ids in ([3, 5, 7, 9, 2], [4, 6, 2], [12], [13, 14, 13, 2])]
     batch = batch_of(sentences, padded_length=9)
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-2)
     for _ in range(400):
         optimizer.zero_grad()
         model(batch).total.backward()
         optimizer.step()
-    encoder = SentenceEncoder(model, Vocabulary(WORDS, COUNTS), {"profile": "default"})
+    encoder = SentenceEncoder(model, vocabulary, {"profile": "default"})
     codes = encoder.encode_ids(sentences)
     found = encoder.decode(np.concatenate([codes, np.zeros_like(codes[:1])]))
-    assert [one.text for one in found] == [" ".join(WORDS[word] for word in words) for words in (*sentences, [])]
+    assert [one.text for one in found] == [" ".join(vocabulary.words(ids)) for ids in (*sentences, [])]
+    assert found[2].words == (WORDS[13].removeprefix("▁"),)
     # A learned decoder proves nothing.
     assert not any(one.proven for one in found)
     with pytest.raises(InputError, match="has 48 numbers"):

@@ -14,13 +14,11 @@ from model_help import (
     SENTENCES,
     SMALL,
     VECTORS,
-    WORD_SIZE,
     WORDS,
     batch_of,
     gradients,
     keras_lstm,
     keras_weights,
-    known,
     make_model,
     padded,
 )
@@ -40,17 +38,16 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 def parts_of(model: SentenceModel, sentence: list[int]) -> dict[str, np.ndarray]:
     """Return the parts of a sentence's vector."""
-    words = known(sentence)
     units = 3.0 * VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
     grams = spelling_sums(WORDS, 16).astype(np.float64)
-    word_sum = np.sum([5e-3 / (5e-3 + P[word]) * units[word] for word in words], axis=0)
-    spelling = np.sum([3e-4 / (3e-4 + P[word]) * unit(grams[word]) for word in words], axis=0)
-    inputs = units[words]
+    word_sum = np.sum([5e-3 / (5e-3 + P[word]) * units[word] for word in sentence], axis=0)
+    spelling = np.sum([3e-4 / (3e-4 + P[word]) * unit(grams[word]) for word in sentence], axis=0)
+    inputs = units[sentence]
     forward = keras_lstm(inputs, *keras_weights(model.order.forward_lstm))
     backward = keras_lstm(inputs[::-1], *keras_weights(model.order.backward_lstm))
     dense, bias = (p.detach().double().numpy() for p in model.order.to_code.parameters())
     code = dense @ np.concatenate([forward[-1], backward[-1]]) + bias
-    angles = 2 * np.pi * model.phases.numpy()[words] / 256 + np.arange(len(words))[:, None] * frequencies(16)
+    angles = 2 * np.pi * model.phases.numpy()[sentence] / 256 + np.arange(len(sentence))[:, None] * frequencies(16)
     waves = np.exp(1j * angles).sum(0)
     positions = np.concatenate([waves.real, waves.imag])
     return {
@@ -85,28 +82,29 @@ def test_a_vector_is_put_together_of_its_parts(order_share: float) -> None:
 
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_unknown_words_are_skipped_in_every_part(embedding: str) -> None:
+def test_what_stands_behind_a_sentences_length_is_not_read(embedding: str) -> None:
     model = make_model(move=0.3)
-    sentences = [[3, 5, 7], [4, 6, 6, 2], [30]]
-    with_unknown = [[1, 3, 5, 1, 1, 7], [4, 1, 6, 6, 2, 1], [1, 30, 1]]
-    assert torch.equal(model.embed(*padded(sentences), embedding), model.embed(*padded(with_unknown), embedding))
+    ids, lengths = padded(SENTENCES, width=12)
+    beyond = np.where(np.arange(12) < lengths[:, None], ids, 17)
+    assert torch.equal(model.embed(ids, lengths, embedding), model.embed(beyond, lengths, embedding))
+    assert torch.equal(model.embed(ids, lengths, embedding), model.embed(*padded(SENTENCES), embedding))
 
 
 @pytest.mark.parametrize("spelling_size", [0, 16])
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 def test_a_sentence_without_words_is_a_zero_vector(embedding: str, spelling_size: int) -> None:
     model = make_model(dataclasses.replace(SMALL, spelling_size=spelling_size), move=0.3)
-    vectors = model.embed(*padded([[], [1, 1], [1, 3], [5]]), embedding)
-    assert torch.equal(vectors[:2], torch.zeros(2, model.embedding_dimension(embedding)))
+    vectors = model.embed(*padded([[], [1, 3], [5]]), embedding)
+    assert torch.equal(vectors[:1], torch.zeros(1, model.embedding_dimension(embedding)))
     assert torch.isfinite(vectors).all()
-    assert (vectors[2:].norm(dim=1) > 0).all()
+    assert (vectors[1:].norm(dim=1) > 0).all()
     assert torch.equal(model.embed(*padded([[]]), embedding), torch.zeros(1, model.embedding_dimension(embedding)))
 
 
 def test_lengths_and_positions_change_no_cosine_by_more_than_a_few_thousandths() -> None:
     model = make_model(move=0.3)
     rng = np.random.default_rng(0)
-    sentences = [rng.integers(2, NUM_WORDS, rng.integers(1, 20)).tolist() for _ in range(200)]
+    sentences = [rng.integers(1, NUM_WORDS, rng.integers(1, 20)).tolist() for _ in range(200)]
     sentences += [sentence[::-1] for sentence in sentences[:40]] + [sentence * 3 for sentence in sentences[:40]]
 
     def cosines(vectors: np.ndarray) -> np.ndarray:
@@ -130,41 +128,41 @@ def test_meaning_asks_for_no_lstm(monkeypatch: pytest.MonkeyPatch) -> None:
 # How a model begins
 
 
-def test_whitened_word_vectors_have_no_mean_and_one_variance_in_all_directions() -> None:
-    vectors = VECTORS * np.linspace(1, 9, WORD_SIZE, dtype=np.float32) + 4
+def test_word_vectors_have_one_length_and_words_without_one_stay_without() -> None:
+    vectors = VECTORS * np.linspace(1, 9, NUM_WORDS, dtype=np.float32)[:, None]
     vectors[7] = 0  # a word whose vector an imported file did not have
-    rows = [row for row in range(2, NUM_WORDS) if row != 7]
-    centred = vectors[rows].astype(np.float64) - vectors[rows].mean(0)
-    variances, axes = np.linalg.eigh(np.cov(centred.T, bias=True))
-    for power in (0.0, 0.5, 1.0):
-        config = dataclasses.replace(SMALL, word_whitening=power)
-        made = SentenceModel.start(config, vectors, COUNTS, WORDS).word_vectors.numpy().astype(np.float64)
-        assert not made[[0, 1, 7]].any()
-        scaled = centred @ (axes * variances ** (-power / 2)) @ axes.T if power else vectors[rows]
-        np.testing.assert_allclose(made[rows], 3 * scaled / np.linalg.norm(scaled, axis=1, keepdims=True), atol=1e-4)
+    made = SentenceModel.start(SMALL, vectors, COUNTS, WORDS).word_vectors.numpy()
+    assert not made[[0, 7]].any()
+    rows = [row for row in range(1, NUM_WORDS) if row != 7]
+    units = vectors[rows] / np.linalg.norm(vectors[rows], axis=1, keepdims=True)
+    np.testing.assert_allclose(made[rows], 3 * units, atol=1e-6)
 
 
-def test_word_vectors_that_all_lie_on_a_line_are_whitened_along_it_only() -> None:
-    vectors = np.outer(np.arange(NUM_WORDS) - 9, np.ones(WORD_SIZE)).astype(np.float32)
-    model = SentenceModel.start(dataclasses.replace(SMALL, word_whitening=1.0), vectors, COUNTS, WORDS)
-    made = model.word_vectors.numpy()[2:]
-    assert np.isfinite(made).all()
-    np.testing.assert_allclose(made, made[:, :1] * np.ones(WORD_SIZE), atol=1e-4)
-
-
-def test_words_that_are_written_alike_have_like_spelling() -> None:
-    words = ["walk", "walked", "talk", "sea", "a", "", "氣候變化", "氣候", "x" * 500]
-    sums = spelling_sums(words, 512).astype(np.float64)
-    assert np.array_equal(sums[:2], spelling_sums(words[:2], 512))
+def test_pieces_that_are_written_alike_have_like_spelling() -> None:
+    pieces = ["▁walk", "▁walked", "▁talk", "▁sea", "a", "", "▁氣候變化", "▁氣候", "x" * 500, "alk", "<0x41>", "<0x42>"]
+    sums = spelling_sums(pieces, 512).astype(np.float64)
+    assert np.array_equal(sums[:2], spelling_sums(pieces[:2], 512))
     units = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1)
     near = units @ units.T
-    # Of walk's n-grams <wa wal alk lk> <wal walk alk> the word walked has five, talk has alk lk> alk>.
-    assert near[0, 1] > near[0, 2] > 0.25 > abs(near[0, 3])
-    assert near[6, 7] > 0.15
+    # Of the n-grams ▁wa wal alk ▁wal walk the piece ▁walked has all of its nine, ▁talk has alk.
+    assert near[0, 1] > 0.6 > near[0, 2] > 0.1 > abs(near[0, 3])
+    # What is inside a word is part of it; a beginning is not an inside.
+    assert near[0, 9] > 0.25
+    assert near[6, 7] > 0.35
     assert np.abs(sums[8]).max() == 127  # not wrapped around
+    # Short pieces and bytes stand for themselves: bytes that are not the same have nothing in common.
+    assert near[4, 4] > 0.9
+    assert abs(near[10, 11]) < 0.15
     assert spelling_sums([], 16).shape == (0, 16)
-    # As it was when models were made with it: their exports and their next versions must read words the same way.
-    assert spelling_sums(["walk"], 16)[0].tolist() == [5, -5, 3, 3, -5, 5, -1, -1, -1, 5, -3, 5, 1, -1, 3, -5]
+    # As it was when models were made with it: their exports and their next versions must read pieces the same way.
+    assert spelling_sums(["▁walk"], 16)[0].tolist() == [1, 1, 3, -1, -3, 1, -1, 3, -1, 5, -1, -1, -3, -3, 1, -3]
+
+
+def test_the_spelling_of_hangul_is_that_of_its_letters() -> None:
+    # One syllable more closed than the other: most letters are the same, no syllable is.
+    sums = spelling_sums(["▁가나다", "▁각낙닥", "▁소리"], 512).astype(np.float64)
+    units = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    assert units[0] @ units[1] > 0.1 > abs(units[0] @ units[2])
 
 
 def test_the_seed_decides_the_start_and_the_global_random_state_is_left_alone() -> None:
@@ -183,7 +181,7 @@ def test_the_seed_decides_the_start_and_the_global_random_state_is_left_alone() 
     [
         (VECTORS, COUNTS[1:], WORDS, r"shape \(40, 8\), 39 counts and 40 words"),
         (VECTORS, COUNTS, WORDS[1:], "39 words"),
-        (VECTORS[:2], COUNTS[:2], WORDS[:2], "at least 3 ids"),
+        (VECTORS[:1], COUNTS[:1], WORDS[:1], "at least 2 ids"),
         (VECTORS[0], COUNTS, WORDS, r"shape \(8,\)"),
     ],
 )
@@ -214,7 +212,7 @@ def test_tensors_of_another_model_are_refused(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 def test_gradients_flow_from_a_vector_into_the_encoder_of_the_order_alone(embedding: str) -> None:
     model = make_model(move=0.1)
-    found = model.embed(*padded([[], [1], *SENTENCES]), embedding)
+    found = model.embed(*padded([[], *SENTENCES]), embedding)
     if embedding == "meaning":
         assert not found.requires_grad
         return

@@ -115,7 +115,7 @@ def metrics_seen(port: int) -> Iterator[set[str]]:
 
 @pytest.mark.timeout(600)
 def test_a_job_runs_from_the_uploaded_code_and_the_same_command_finds_all_done(s3: str, tmp_path: Path) -> None:
-    job = f"python jobs/prepare.py --input {write_articles(tmp_path / 'in')} --output {s3}/tokens --min-count 1"
+    job = f"python jobs/prepare.py --input {write_articles(tmp_path / 'in')} --output {s3}/tokens"
     # `python -c` shows where the code came from and what the runtime environment has set. One submission for all: each
     # starts several processes.
     look = "import lstm_embed, os; print(lstm_embed.__file__, *map(os.environ.get, ('SECRET_OF_THE_NODE', 'OMP_NUM_THREADS')))"

@@ -36,10 +36,10 @@ def tokens(sentence: str, profile: str = "default") -> list[str]:
         ("हिन्दी में काम", "हिन्दी में काम"),
         ("বাংলা তামিழ் தமிழ்", "বাংলা তামিழ் தமிழ்"),
         ("한국어 문장", "한국어 문장"),
-        ("漢字かなカナ2つ", "漢 字 か な カ ナ 2 つ"),
+        ("漢字かなカナ2つ、x漢字。", "漢字かなカナ 2 つ x漢字"),
         ("ＦＵＬＬ ﬁne ½ Ⅳ ①", "full fine 1 2 iv 1"),
-        ("สวัสดี ครับ", "ส วั ส ดี ค รั บ"),
-        ("ខ្មែរ မြန်မာ ລາວ", "ខ្ មែ រ မြ န် မာ ລ າ ວ"),
+        ("สวัสดี ครับ", "สวัสดี ครับ"),
+        ("ខ្មែរ မြန်မာ ລາວ", "ខ្មែរ မြန်မာ ລາວ"),
         ("I ❤️ NY 1️⃣ 😀 co\u00adop می\u200cخواهم", "i ny 1 coop میخواهم"),
         ("ÅNGSTRÖM straße İstanbul Ł", "angstrom straße istanbul ł"),
         ("Հայերեն ქართული አማርኛ", "հայերեն ქართული አማርኛ"),
@@ -76,12 +76,11 @@ def default(sentence: str) -> list[str]:
     found = re.sub("([аеиоуыэюяіє]\u0308?)\u0301", r"\1", found)
     found = re.sub("[\u05b0-\u05bc\u0640\u064b-\u0652\u00ad\u200c\u200d\ufe0f\u20e3]+", "", found).replace("ς", "σ")
     found = unicodedata.normalize("NFC", re.sub("[‘’ʼ]", "'", found))
-    thai, kana, han = "\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46", "ぁ-ゖァ-ヺ", "一-鿿"
-    word = "".join({c for c in found if unicodedata.category(c)[0] in "LM" and not re.match(f"[{thai}{kana}{han}]", c)})
+    word = "".join({c for c in found if unicodedata.category(c)[0] in "LM"})
     word = f"[{re.escape(word)}]" if word else "(?!)"
     digit = "".join({c for c in found if unicodedata.category(c)[0] == "N"})
     digit = f"[{digit}]" if digit else "(?!)"
-    return re.findall(f"{word}+(?:'{word}+)?|{digit}+|[{thai}{kana}{han}][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*", found)
+    return re.findall(f"{word}+(?:'{word}+)?|{digit}+", found)
 
 
 SAMPLE = (

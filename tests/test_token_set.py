@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import vocabulary_of
 
 from lstm_embed import storage
 from lstm_embed.corpus import prepare
@@ -50,20 +51,23 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the folder of a small token set."""
     monkeypatch.setattr(prepare, "run_units", lambda units, task, **_: (list(task(unit)) for unit in units))
     (tmp_path / "in").write_text("".join(json.dumps({"id": n, "text": f"One {n}. Two two."}) + "\n" for n in range(9)))
-    prepare.prepare(PrepareConfig(input=(f"{tmp_path}/in",), output=f"{tmp_path}/out", min_count=1, part_rows=8))
+    prepare.prepare(PrepareConfig(input=(f"{tmp_path}/in",), output=f"{tmp_path}/out", part_rows=8))
     return f"{tmp_path}/out"
 
 
 def test_an_open_token_set_tells_what_it_holds(made: str) -> None:
     found = TokenSet.open(made)
-    assert (found.num_rows, found.num_tokens, len(found.parts)) == (18, 36, 3)
+    ids = [ids for part in range(3) for ids in found.read_part(part, ["ids"])["ids"].to_pylist()]
+    num_pieces = sum(map(len, ids))
+    assert (found.num_rows, found.num_tokens, len(found.parts)) == (18, num_pieces, 3)
     assert sum(part.rows for part in found.parts) == 18
     assert found.tokenizer["profile"] == "default"
     assert found.read_part(0).schema.remove_metadata() == SCHEMA
     assert found.read_part(1, ["ids"]).column_names == ["ids"]
     assert len({part.identity for part in found.parts}) == 3
     assert set(found.parts[0].stats["holdout"]) == {"train", "held_out"}
-    assert found.vocabulary.words[2:4] == ["two", "one"]
+    words = [found.vocabulary.words(one) for one in ids]
+    assert words == [sentence for n in range(9) for sentence in (["one", str(n)], ["two", "two"])]
 
 
 def test_damage_is_noticed_when_it_is_read_and_prepare_mends_what_is_cut_off(made: str, tmp_path: Path) -> None:
@@ -79,18 +83,27 @@ def test_damage_is_noticed_when_it_is_read_and_prepare_mends_what_is_cut_off(mad
     part.unlink()
     with pytest.raises(FileNotFoundError):
         TokenSet.open(made).read_part(1)
-    prepare.prepare(PrepareConfig(input=(f"{tmp_path}/in",), output=made, min_count=1, part_rows=8))
+    prepare.prepare(PrepareConfig(input=(f"{tmp_path}/in",), output=made, part_rows=8))
     assert part.read_bytes() == whole
 
 
 def test_folders_that_are_no_finished_token_set_are_refused(made: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a finished token set folder"):
         TokenSet.open(f"{tmp_path}/nothing")
-    from lstm_embed.corpus.vocabulary import Vocabulary
-
-    Vocabulary(["<pad>", "<unk>", "x"], [0, 0, 1]).save(f"{made}/vocabulary.parquet")
+    vocabulary_of(["x"]).save(f"{made}/vocabulary.parquet")
     with pytest.raises(InputError, match="is not the one its parts were made with"):
         _ = TokenSet.open(made).vocabulary
     storage.remove(f"{made}/manifest.json")
     with pytest.raises(InputError, match="is not a finished token set folder"):
         TokenSet.open(made)
+
+
+@pytest.mark.parametrize(("made_by", "version"), [(1, "0.1"), (2, "0.2"), (99, "of another version")])
+def test_a_token_set_of_another_version_is_refused_with_what_reads_it(made: str, made_by: int, version: str) -> None:
+    manifest = json.loads(Path(made, "manifest.json").read_text())
+    manifest["settings"]["content_format"] = made_by
+    Path(made, "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError) as refused:
+        TokenSet.open(made)
+    assert f"out is a token set of lstm_embed {version}; use it with that version, or prepare" in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from lstm_embed import storage
-from lstm_embed.corpus.vocabulary import SPECIAL_WORDS, Vocabulary
+from lstm_embed.corpus.pieces import MARK, SPECIAL_PIECES
+from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED, Vocabulary
 from lstm_embed.errors import InputError
 from lstm_embed.word_vectors import WordVectors, WordVectorsConfig, train_word_vectors
 from lstm_embed.word_vectors.fasttext_file import MAGIC, FastTextFile
@@ -20,10 +21,12 @@ from lstm_embed.word_vectors.formats import detect_format, read_vectors
 from lstm_embed.word_vectors.gensim_model import new_model
 from lstm_embed.word_vectors.sampled_loss import sampled_loss
 from lstm_embed.word_vectors.scores import shipped_file
-from tests.synthetic import write_token_set
+from tests.synthetic import vocabulary_of, write_token_set
 
 WORDS = [f"word{n}" for n in range(60)]
-VOCABULARY = Vocabulary([*SPECIAL_WORDS, *WORDS], np.arange(62))
+VOCABULARY = vocabulary_of(WORDS)
+OWN = slice(FIRST_LEARNED, FIRST_LEARNED + len(WORDS))
+"""Rows of `WORDS`."""
 NUMBERS = np.random.default_rng(0).normal(size=(60, 4)).round(4).astype(np.float32)
 
 
@@ -48,7 +51,7 @@ def fasttext_bytes() -> bytes:
 
 
 def fasttext_vocabulary() -> Vocabulary:
-    return Vocabulary([*SPECIAL_WORDS, "landlady", "landlord", "x", "Москва"], [0, 1, 5, 5, 1, 1])
+    return vocabulary_of(["landlady", "landlord", "x", "Москва"], [5, 5, 1, 1])
 
 
 def test_a_fasttext_binary_gives_gensims_vectors_compressed_or_not(tmp_path: Path) -> None:
@@ -56,17 +59,21 @@ def test_a_fasttext_binary_gives_gensims_vectors_compressed_or_not(tmp_path: Pat
 
     vocabulary = fasttext_vocabulary()
     theirs = load_facebook_vectors(shipped_file("crime-and-punishment.bin"))
-    expected = np.array([theirs.get_vector(word) for word in vocabulary.words[2:]])
+    expected = np.array([theirs.get_vector(word) for word in ("landlady", "landlord", "x", "Москва")])
+    letters = vocabulary.pieces[FIRST_LEARNED + 4 :]
+    wordless = [*range(FIRST_LEARNED), vocabulary.id(MARK)]
     for name, compress in (("v.bin", bytes), ("v.bin.gz", gzip.compress), ("v.bin.bz2", bz2.compress)):
         (tmp_path / name).write_bytes(compress(fasttext_bytes()))
         found = read_vectors(str(tmp_path / name), "auto", vocabulary, "default")
-        np.testing.assert_allclose(found.vectors[2:], expected, atol=1e-6)
-        assert (found.exact, found.composed) == (1, 3)
+        np.testing.assert_allclose(found.vectors[FIRST_LEARNED : FIRST_LEARNED + 4], expected, atol=1e-6)
+        # Bytes and the mark of a word's begin have no letters to make a vector of.
+        assert not found.vectors[wordless].any()
+        assert (found.exact, found.composed, found.from_pieces) == (1, 3 + len(letters) - 1, 0)
 
 
 def test_a_fasttext_binary_is_read_from_an_object_store(s3: str) -> None:
     storage.write_bytes(f"{s3}/v.bin", fasttext_bytes())
-    assert read_vectors(f"{s3}/v.bin", "auto", fasttext_vocabulary(), "default").composed == 3
+    assert read_vectors(f"{s3}/v.bin", "auto", fasttext_vocabulary(), "default").composed > 3
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.001, 0.01, 0.1, 0.5, 0.9999])
@@ -95,7 +102,7 @@ def test_a_fasttext_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_word2vec_binaries_are_read_to_their_end_and_no_further(tmp_path: Path, compress: Any) -> None:
     path = tmp_path / ("v.bin.gz" if compress is gzip.compress else "v.bin")
     path.write_bytes(compress(make_binary()))
-    np.testing.assert_array_equal(read_vectors(str(path), "auto", VOCABULARY, "default").vectors[2:], NUMBERS)
+    np.testing.assert_array_equal(read_vectors(str(path), "auto", VOCABULARY, "default").vectors[OWN], NUMBERS)
     for data, message in (
         (make_binary()[:-70], "after 57 of 60"),
         (make_binary() + b"more", "goes on after its 60 words"),
@@ -121,7 +128,7 @@ def test_word2vec_binaries_are_read_to_their_end_and_no_further(tmp_path: Path, 
         ([b"99999999999 99999999999", b"word1 1 2"], b"\n", "99999999999 numbers behind a word"),
         ([b"10 50"], b"\n", "after 0 of 10 words"),
         ([b""], b"", "no known format"),
-        ([b"other 1 2 3 4"], b"\n", "none of the 60 words"),
+        ([b"other 1 2 3 4"], b"\n", "none of the .* pieces"),
     ],
     ids=["cut", "cut in a line", "half longer", "dimension", "commas", "nan", "huge", "header", "empty", "other words"],
 )
@@ -136,17 +143,18 @@ def test_tabs_line_ends_of_windows_and_foreign_bytes_do_no_harm(tmp_path: Path) 
     lines = [line.replace(b" ", b"\t") + b"\r" for line in text_lines(header=False)]
     path = write_lines(tmp_path / "v.txt", [b"caf\xe9\t1\t2\t3\t4\r", *lines, b"a b\t1\t2\t3\t4\r"])
     found = read_vectors(path, "auto", VOCABULARY, "default")
-    np.testing.assert_array_equal(found.vectors[2:], NUMBERS)
+    np.testing.assert_array_equal(found.vectors[OWN], NUMBERS)
     assert (found.exact, found.malformed) == (60, 0)
 
 
 def test_a_single_bad_line_among_many_is_counted_and_left_out(tmp_path: Path) -> None:
     words = [f"v{n}" for n in range(300)]
     lines = [f"{word} 1 2".encode() for word in words[:-1]] + [b"v299 1 2 3"]
-    vocabulary = Vocabulary([*SPECIAL_WORDS, *words], np.arange(302))
+    vocabulary = vocabulary_of(words)
     found = read_vectors(write_lines(tmp_path / "v.txt", lines), "auto", vocabulary, "default")
-    assert (found.exact, found.malformed) == (299, 1)
-    assert not found.vectors[-1].any()
+    assert (found.exact, found.malformed, found.from_pieces) == (299, 1, 1)
+    # What it would be cut into has one: v29.
+    assert found.vectors[vocabulary.id("▁v299")].tolist() == [1, 2]
 
 
 def test_gensims_files_come_from_an_object_store_with_the_arrays_beside_them(tmp_path: Path, s3: str) -> None:
@@ -158,13 +166,66 @@ def test_gensims_files_come_from_an_object_store_with_the_arrays_beside_them(tmp
     for file in tmp_path.iterdir():
         storage.write_bytes(f"{s3}/{file.name}", file.read_bytes())
     assert detect_error(f"{s3}/v.kv")
-    np.testing.assert_array_equal(read_vectors(f"{s3}/v.kv", "gensim", VOCABULARY, "default").vectors[2:], NUMBERS)
+    np.testing.assert_array_equal(read_vectors(f"{s3}/v.kv", "gensim", VOCABULARY, "default").vectors[OWN], NUMBERS)
 
 
 def detect_error(path: str) -> str:
     with pytest.raises(InputError, match="--import-format gensim") as caught:
         detect_format(path)
     return str(caught.value)
+
+
+# Words of a file and pieces of a vocabulary
+
+
+def vocabulary_with(pieces: dict[str, float]) -> Vocabulary:
+    """Return a vocabulary of learned pieces and their scores, all of them counted once."""
+    number = len(SPECIAL_PIECES)
+    return Vocabulary(
+        [*SPECIAL_PIECES, *pieces], [0] * number + [1] * len(pieces), [0.0] * number + list(pieces.values())
+    )
+
+
+def imported(folder: Path, vocabulary: Vocabulary, rows: dict[str, list[float]]) -> tuple[Any, dict[str, list[float]]]:
+    """Import a file; return what was found, and the vectors of the pieces that have one."""
+    lines = [" ".join([word, *map(str, values)]).encode() for word, values in rows.items()]
+    found = read_vectors(write_lines(folder / "v.txt", lines), "auto", vocabulary, "default")
+    return found, {vocabulary.pieces[row]: found.vectors[row].tolist() for row in np.flatnonzero(found.vectors.any(1))}
+
+
+def test_a_word_without_a_vector_gets_the_mean_of_its_pieces_vectors(tmp_path: Path) -> None:
+    vocabulary = vocabulary_with(
+        {
+            "▁学校生活": -2.0,
+            "▁学校": -4.0,
+            "生活": -4.0,
+            "▁riverbank": -2.0,
+            "▁river": -4.0,
+            "bank": -4.0,
+            "▁alone": -2.0,
+        }
+        | dict.fromkeys([MARK, *"学校生活riverbankalo"], -9.0)
+    )
+    found, vectors = imported(
+        tmp_path, vocabulary, {"学校": [1, 2, 3], "生活": [3, 4, 7], "river": [1, 0, 0], "bank": [0, 1, 0]}
+    )
+    assert vectors.pop("▁学校生活") == [2, 3, 5]
+    # What stands for the inside of a word is no word: a bank is not what a riverbank ends with.
+    assert vectors.pop("▁riverbank") == [1, 0, 0]
+    assert vectors == {"▁学校": [1, 2, 3], "生活": [3, 4, 7], "▁river": [1, 0, 0]}
+    assert (found.exact, found.normalized, found.from_pieces) == (3, 0, 2)
+
+
+def test_words_of_scripts_without_spaces_are_found_inside_tokens_too(tmp_path: Path) -> None:
+    inside = ["学校", "がっこう", "カナ", "โรงเรียน", "학교", "school", "школа", "ab学"]
+    vocabulary = vocabulary_with({piece: -3.0 for word in inside for piece in (f"▁{word}", word)})
+    rows = {word: [float(number + 1), 1.0, 0.0] for number, word in enumerate(inside)}
+    found, vectors = imported(tmp_path, vocabulary, rows)
+    for word in inside:
+        assert vectors[f"▁{word}"] == rows[word]
+        assert (word in vectors) == (word in ("学校", "がっこう", "カナ", "โรงเรียน"))
+    assert all(vectors[word] == rows[word] for word in inside if word in vectors)
+    assert found.exact == len(vectors) == len(inside) + 4
 
 
 # Folders of this package
@@ -185,10 +246,12 @@ def test_a_folder_is_aligned_to_another_vocabulary_and_fasttext_composes_its_new
     config = make_config(new.path, tmp_path / "new-wv", import_from=str(tmp_path / "old-wv"))
     train_word_vectors(config)
     before, after = (WordVectors.load(str(tmp_path / name)) for name in ("old-wv", "new-wv"))
-    np.testing.assert_array_equal(after.vectors[:52], before.vectors)
+    rows = after.vocabulary.ids(before.vocabulary.pieces)
+    np.testing.assert_array_equal(after.vectors[rows], before.vectors)
     report = storage.read_json(str(tmp_path / "new-wv" / "report.json"))["imported"]
-    assert (report["exact"], report["composed"]) == (50, 20 if algorithm == "fasttext" else 0)
-    assert after.vectors[52:].any() == (algorithm == "fasttext")
+    assert report["exact"] == len(before.vocabulary) - FIRST_ID
+    assert (report["composed"], report["from_pieces"]) == ((20, 0) if algorithm == "fasttext" else (0, 20))
+    assert after.vectors[FIRST_LEARNED:].any(axis=1).all()
     assert train_word_vectors(config).already_done
 
 
@@ -203,7 +266,8 @@ def test_what_cannot_be_used_leaves_no_folder_that_a_corrected_command_would_tri
     with pytest.raises(FileNotFoundError, match="no file at"):
         train_word_vectors(make_config(tokens.path, tmp_path / "new", import_from=str(tmp_path / "missing")))
     assert (
-        train_word_vectors(make_config(tokens.path, tmp_path / "new", continue_from=str(tmp_path / "old"))).rows == 50
+        train_word_vectors(make_config(tokens.path, tmp_path / "new", continue_from=str(tmp_path / "old"))).rows
+        == len(tokens.vocabulary) - FIRST_ID
     )
 
 
@@ -221,7 +285,7 @@ def test_the_sampled_loss_agrees_with_the_one_gensim_counts(tmp_path: Path, arch
     config = make_config(tokens.path, tmp_path / "wv", architecture=architecture, sample=0.01)  # type: ignore[arg-type]
     model, loss = new_model(config, tokens.vocabulary)
     sentences = [
-        [tokens.vocabulary.words[i] for i in ids if i > 1]
+        [tokens.vocabulary.pieces[i] for i in ids]
         for number in range(3)
         for ids in tokens.read_part(number, ["ids"])["ids"].to_pylist()
     ]
@@ -230,7 +294,7 @@ def test_the_sampled_loss_agrees_with_the_one_gensim_counts(tmp_path: Path, arch
         sentences, total_examples=len(sentences), epochs=1, start_alpha=1e-6, end_alpha=1e-7, compute_loss=True
     )
     assert sampled_loss(model, sentences, config) == pytest.approx(loss.total / trained, rel=0.03)
-    assert sampled_loss(model, [["w1"]], config) is None
+    assert sampled_loss(model, [["▁w1"]], config) is None
 
 
 def test_the_loss_of_fasttext_is_reported_and_falls(tmp_path: Path) -> None:

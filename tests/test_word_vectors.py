@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lstm_embed import storage
+from lstm_embed.corpus.pieces import SPECIAL_PIECES
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.corpus.vocabulary import SPECIAL_WORDS, Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED
 from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.word_vectors import WordVectors, WordVectorsConfig, train_word_vectors
 from lstm_embed.word_vectors.folder import VECTORS, State
 from lstm_embed.word_vectors.formats import detect_format, read_vectors
 from lstm_embed.word_vectors.scores import analogies, shipped_file, similar_words, unit_rows, word_pair_correlation
-from tests.synthetic import NUM_TOPICS, write_token_set
+from tests.synthetic import NUM_TOPICS, vocabulary_of, write_token_set
 
 SMALL: dict[str, Any] = {"dimension": 16, "epochs": 3, "sample": 0.0, "workers": 1, "seed": 5}
 
@@ -50,14 +52,15 @@ def test_trained_vectors_are_aligned_to_the_token_sets_vocabulary(tokens: TokenS
     made = WordVectors.load(summary.output)
     assert made.vectors.shape == (len(tokens.vocabulary), 16)
     assert made.vocabulary.fingerprint == tokens.vocabulary_fingerprint
-    assert not made.vectors[:2].any()
-    assert made.vectors[2:].any(axis=1).all()
-    assert summary.rows == len(tokens.vocabulary) - 2
+    assert not made.vectors[:FIRST_ID].any()
+    assert made.vectors[FIRST_ID:].any(axis=1).all()
+    assert (summary.rows, summary.row_name) == (len(tokens.vocabulary) - FIRST_ID, "pieces")
+    assert "running_text_with_vectors" not in summary.facts
 
 
 def test_words_of_one_topic_come_out_closer_than_words_of_different_topics(tokens: TokenSet, tmp_path: Path) -> None:
     train_word_vectors(make_config(tokens, tmp_path / "wv", epochs=30, alpha=0.05))
-    units = unit_rows(WordVectors.load(str(tmp_path / "wv")).vectors[2:])
+    units = unit_rows(WordVectors.load(str(tmp_path / "wv")).vectors[FIRST_LEARNED : FIRST_LEARNED + 80])
     cosine = units @ units.T
     topic = np.arange(len(units)) % NUM_TOPICS
     same = topic[:, None] == topic[None, :]
@@ -154,9 +157,10 @@ def test_training_continues_on_a_grown_token_set(tokens: TokenSet, tmp_path: Pat
     still = {**kind, "continue_from": str(tmp_path / "old"), "alpha": 1e-9, "min_alpha": 1e-9, "epochs": 1}
     train_word_vectors(make_config(grown, tmp_path / "new", **still))
     old, new = (WordVectors.load(str(tmp_path / name)) for name in ("old", "new"))
-    assert new.vectors.shape == (102, 16)
-    np.testing.assert_allclose(new.vectors[2:82], old.vectors[2:82], atol=1e-4)
-    assert new.vectors[82:].any(axis=1).all()
+    assert new.vectors.shape == (len(old.vectors) + 20, 16)
+    rows = new.vocabulary.ids(old.vocabulary.pieces)
+    np.testing.assert_allclose(new.vectors[rows], old.vectors, atol=1e-4)
+    assert new.vectors[FIRST_ID:].any(axis=1).all()
     with pytest.raises(InputError, match="same --dimension"):
         train_word_vectors(make_config(grown, tmp_path / "other", **{**still, "dimension": 8}))
 
@@ -187,7 +191,8 @@ def test_word_vectors_are_made_and_continued_in_an_object_store(tokens: TokenSet
 # Files made elsewhere
 
 
-VOCABULARY = Vocabulary([*SPECIAL_WORDS, "paris", "river", "absent"], [0, 1, 9, 8, 7])
+VOCABULARY = vocabulary_of(["paris", "river", "absent"], [9, 8, 7])
+PARIS, RIVER = FIRST_LEARNED, FIRST_LEARNED + 1
 ROWS = {"Paris": [1.0, 2.0, 3.0], "river": [4.0, 5.0, 6.0], "paris": [7.0, 8.0, 9.0], "unwanted": [0.0, 0.0, 1.0]}
 
 
@@ -218,15 +223,16 @@ def test_every_plain_format_gives_the_same_vectors(tmp_path: Path, kind: str) ->
     else:
         text_file(path, header=kind == "word2vec text")
     imported = read_vectors(str(path), "auto", VOCABULARY, "default")
-    expected = [[0, 0, 0], [0, 0, 0], [7, 8, 9], [4, 5, 6], [0, 0, 0]]
-    np.testing.assert_array_equal(imported.vectors, np.array(expected, np.float32))
-    assert (imported.exact, imported.normalized, imported.composed) == (2, 0, 0)
+    expected = np.zeros((len(VOCABULARY), 3), np.float32)
+    expected[PARIS], expected[RIVER] = [7, 8, 9], [4, 5, 6]
+    np.testing.assert_array_equal(imported.vectors, expected)
+    assert (imported.exact, imported.normalized, imported.composed, imported.from_pieces) == (2, 0, 0, 0)
 
 
 def test_a_word_that_is_only_there_in_another_form_is_found_by_the_token_rule(tmp_path: Path) -> None:
     path = text_file(tmp_path / "v.txt", header=False, rows={"Paris": [1.0, 2.0, 3.0], "PARIS": [9.0, 9.0, 9.0]})
     imported = read_vectors(path, "auto", VOCABULARY, "default")
-    np.testing.assert_array_equal(imported.vectors[2], [1, 2, 3])
+    np.testing.assert_array_equal(imported.vectors[PARIS], [1, 2, 3])
     assert (imported.exact, imported.normalized) == (0, 1)
 
 
@@ -234,7 +240,7 @@ def test_a_word_with_a_space_in_it_does_not_pass_for_its_first_half(tmp_path: Pa
     path = text_file(
         tmp_path / "v.txt", header=False, rows={"the": [1.0, 1.0, 1.0], "paris name@x.org": [5.0, 5.0, 5.0]}
     )
-    with pytest.raises(InputError, match="none of the 3 words"):
+    with pytest.raises(InputError, match=r"none of the .* pieces"):
         read_vectors(path, "auto", VOCABULARY, "default")
 
 
@@ -242,14 +248,16 @@ def test_fasttext_binaries_compose_unknown_words_from_their_subwords() -> None:
     from gensim.models.fasttext import load_facebook_vectors
 
     path = shipped_file("crime-and-punishment.bin")
-    vocabulary = Vocabulary([*SPECIAL_WORDS, "landlady", "landlord"], [0, 1, 5, 5])
+    vocabulary = vocabulary_of(["landlady", "landlord"], [5, 5])
+    lady, lord = vocabulary.ids(["▁landlady", "▁landlord"])
     imported = read_vectors(path, "auto", vocabulary, "default")
     theirs = load_facebook_vectors(path)
     assert "landlord" not in theirs.key_to_index
-    assert (imported.exact, imported.composed) == (1, 1)
-    np.testing.assert_allclose(imported.vectors[3], theirs["landlord"])
+    assert imported.exact == 1
+    np.testing.assert_allclose(imported.vectors[lord], theirs["landlord"])
     text = read_vectors(shipped_file("crime-and-punishment.vec"), "auto", vocabulary, "default")
-    np.testing.assert_allclose(text.vectors[2], imported.vectors[2], atol=1e-4)
+    np.testing.assert_allclose(text.vectors[lady], imported.vectors[lady], atol=1e-4)
+    assert not text.vectors[lord].any()
 
 
 def test_pickles_are_read_only_when_they_are_named(tmp_path: Path) -> None:
@@ -261,7 +269,7 @@ def test_pickles_are_read_only_when_they_are_named(tmp_path: Path) -> None:
     kept.save(path)
     with pytest.raises(InputError, match="--import-format gensim"):
         read_vectors(path, "auto", VOCABULARY, "default")
-    np.testing.assert_array_equal(read_vectors(path, "gensim", VOCABULARY, "default").vectors[2], [7, 8, 9])
+    np.testing.assert_array_equal(read_vectors(path, "gensim", VOCABULARY, "default").vectors[PARIS], [7, 8, 9])
 
 
 def test_files_that_hold_no_vectors_are_refused_with_their_beginning(tmp_path: Path) -> None:
@@ -274,15 +282,49 @@ def test_files_that_hold_no_vectors_are_refused_with_their_beginning(tmp_path: P
 
 
 def test_imported_vectors_make_a_finished_folder(tokens: TokenSet, tmp_path: Path) -> None:
-    rows = {f"w{n}": [float(n), 1.0, 0.0] for n in range(40)}
+    rows = {f"w{n}": [float(n), 1.0, 0.0] for n in range(40, 80)}
     path = text_file(tmp_path / "v.txt", header=True, rows=rows)
     config = make_config(tokens, tmp_path / "wv", import_from=path)
     summary = train_word_vectors(config)
     made = WordVectors.load(summary.output)
-    np.testing.assert_array_equal(made.vectors[12], [10, 1, 0])
+    np.testing.assert_array_equal(made.vectors[FIRST_LEARNED + 50], [50, 1, 0])
     assert summary.facts["dimension"] == 3
-    assert report_of(tmp_path / "wv")["imported"]["coverage_words"] == 0.5
-    assert train_word_vectors(config).already_done
+    assert report_of(tmp_path / "wv")["imported"]["coverage_pieces"] == 40 / (len(made.vectors) - FIRST_ID)
+    again = train_word_vectors(config)
+    assert again.already_done
+    assert again.facts == summary.facts
+
+
+class Notes:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def progress(self, *_: Any, **__: Any) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.mark.parametrize(("num_words", "warns"), [(10, True), (70, False)])
+def test_an_import_tells_how_much_of_the_running_text_has_vectors_and_warns_of_little(
+    tokens: TokenSet, tmp_path: Path, num_words: int, warns: bool
+) -> None:
+    rows = {f"w{n}": [float(n), 1.0, 0.0] for n in range(80 - num_words, 80)}
+    path = text_file(tmp_path / "v.txt", header=True, rows=rows)
+    told = Notes()
+    summary = train_word_vectors(make_config(tokens, tmp_path / "wv", import_from=path), told)
+    counts = tokens.vocabulary.counts
+    share = counts[FIRST_LEARNED + 80 - num_words : FIRST_LEARNED + 80].sum() / counts.sum()
+    assert (share < 0.5) == warns
+    assert summary.facts["running_text_with_vectors"] == f"{100 * share:.1f} %"
+    assert report_of(tmp_path / "wv")["imported"]["coverage_tokens"] == pytest.approx(share)
+    warnings = [note for note in told.notes if note.startswith("warning: ")]
+    assert len(warnings) == warns
+    if warns:
+        assert f"{path} covers {100 * share:.1f} % of the running text" in warnings[0]
+        assert "--whole-word-count" in warnings[0]
 
 
 # Scores
@@ -290,7 +332,7 @@ def test_imported_vectors_make_a_finished_folder(tokens: TokenSet, tmp_path: Pat
 
 def test_word_pairs_are_correlated_over_those_that_are_known() -> None:
     words = ["tiger", "cat", "book", "paper", "computer", "keyboard", "king", "cabbage"]
-    vocabulary = Vocabulary([*SPECIAL_WORDS, *words], np.ones(10))
+    vocabulary = vocabulary_of(words)
     # tiger-cat 7.35, book-paper 7.46, computer-keyboard 7.62, king-cabbage 0.23: cosines in the same order.
     angle = {
         "tiger": 0.0,
@@ -302,21 +344,42 @@ def test_word_pairs_are_correlated_over_those_that_are_known() -> None:
         "king": 0.0,
         "cabbage": 1.5,
     }
-    vectors = np.zeros((10, 2), np.float32)
+    vectors = np.zeros((len(vocabulary), 2), np.float32)
     for word, a in angle.items():
-        vectors[vocabulary.id(word)] = np.cos(a), np.sin(a)
+        vectors[vocabulary.id(f"▁{word}")] = np.cos(a), np.sin(a)
     result = word_pair_correlation(vectors, vocabulary, "wordsim353")
     assert result["pairs"] == 4 + 1  # "tiger tiger" is in the set too
     assert result["spearman"] == 100.0
     assert word_pair_correlation(vectors * 0, vocabulary, "simlex999")["spearman"] is None
 
 
+def test_the_vector_of_a_word_that_is_cut_is_the_sum_of_its_pieces() -> None:
+    lines = Path(shipped_file("wordsim353.tsv")).read_text(encoding="utf-8").splitlines()
+    pairs = [line.lower().split("\t")[:2] for line in lines if line and not line.startswith("#")]
+    words = sorted({word for pair in pairs for word in pair})
+    cut = vocabulary_of([word for word in words if len(word) < 5])
+    # Letters have vectors too, some words of pieces without a vector have none.
+    vectors = np.random.default_rng(0).normal(size=(len(cut), 4)).astype(np.float32)
+    vectors[cut.ids([piece for piece in cut.pieces if set(piece) & set("hkz")])] = 0
+    whole = vocabulary_of(words)
+    sums = np.zeros((len(whole), 4), np.float32)
+    for word in words:
+        (ids,) = cut.id_lists(pa.array([[word]])).to_pylist()
+        sums[whole.id(f"▁{word}")] = np.sum([vectors[number] for number in ids], axis=0)
+    found, expected = (
+        word_pair_correlation(one, vocabulary, "wordsim353") for one, vocabulary in ((vectors, cut), (sums, whole))
+    )
+    assert 0.5 < expected["coverage"] < 1
+    assert found == pytest.approx(expected, abs=0.02)
+
+
 def test_analogies_are_answered_by_vector_arithmetic() -> None:
     words = ["athens", "greece", "baghdad", "iraq", "cairo", "egypt"]
-    vocabulary = Vocabulary([*SPECIAL_WORDS, *words], np.arange(8)[::-1])
+    vocabulary = vocabulary_of(words, np.arange(6, 0, -1))
     capital, country = np.eye(5)[3], np.eye(5)[4]
     rows = [np.eye(5)[i // 2] * 2 + (capital if i % 2 == 0 else country) for i in range(6)]
-    vectors = np.concatenate([np.zeros((2, 5)), rows]).astype(np.float32)
+    vectors = np.zeros((len(vocabulary), 5), np.float32)
+    vectors[FIRST_LEARNED : FIRST_LEARNED + 6] = rows
     result = analogies(vectors, vocabulary)
     assert result["accuracy"] == result["semantic"] == 100.0
     assert result["syntactic"] is None
@@ -327,7 +390,7 @@ def test_similar_words_never_name_the_word_itself_or_a_special_one(tokens: Token
     vectors = np.random.default_rng(0).normal(size=(len(tokens.vocabulary), 4)).astype(np.float32)
     for word, nearest in similar_words(vectors, tokens.vocabulary).items():
         assert word not in [name for name, _ in nearest]
-        assert not {name for name, _ in nearest} & set(SPECIAL_WORDS)
+        assert not {name for name, _ in nearest} & set(SPECIAL_PIECES)
 
 
 # Settings

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,10 @@ _QUANTUM = 1.0 / 64.0
 _COVERAGE = 0.9995
 """Share of the text's characters that are pieces of their own; the others are cut into bytes (the library's default)."""
 _SEEDS = 150_000
+_LONGEST_WORD = 1_000_000_000
+"""Bytes: every word is learned from, however long; a run of a script without spaces may be a whole article."""
+_GAP = "\x1f"
+"""Stands where a word has characters that no piece may hold; in no word itself."""
 _THREADS = 16
 """Sums depend on how they are shared out, so this is no number of the machine's."""
 _NORMAL, _UNKNOWN, _BYTE = 1, 2, 6
@@ -55,17 +60,22 @@ def learn_pieces(words: Sequence[str], weights: Iterable[int], num_pieces: int) 
     import sentencepiece
 
     counted = dict(zip(words, weights, strict=True))
+    rare = _rare_characters(counted, (num_pieces - len(SPECIAL_PIECES)) // 2)
+    between = re.compile(f"[{re.escape(''.join(rare))}]+") if rare else re.compile("(?!)")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(f"{word}\t{weight}" for word, weight in counted.items()),
+        sentence_iterator=(f"{between.sub(_GAP, word)}\t{weight}" for word, weight in counted.items()),
         input_format="tsv",
         model_writer=model,
         model_type="unigram",
         vocab_size=num_pieces,
         hard_vocab_limit=False,
-        character_coverage=_coverage(counted, (num_pieces - len(SPECIAL_PIECES)) // 2),
+        character_coverage=1.0 if rare else _COVERAGE,
+        pretokenization_delimiter=_GAP if rare else "",
         normalization_rule_name="identity",
         byte_fallback=True,
+        required_chars=MARK,
+        max_sentence_length=_LONGEST_WORD,
         seed_sentencepiece_size=_SEEDS,
         num_threads=_THREADS,
         unk_id=0,
@@ -82,15 +92,18 @@ def learn_pieces(words: Sequence[str], weights: Iterable[int], num_pieces: int) 
     return [learned.id_to_piece(number) for number in chosen], rounded.astype(np.float32)
 
 
-def _coverage(counted: dict[str, int], most: int) -> float:
-    """Return the share of all characters that are to be pieces: the usual one, or that of the `most` frequent ones."""
+def _rare_characters(counted: dict[str, int], most: int) -> list[str]:
+    """Return the characters that are not among the `most` frequent ones; none if these are as large a share as is usual.
+
+    No piece may hold one of them. The library itself leaves out 2 % of a text's characters at most.
+    """
     characters: Counter[str] = Counter()
     for word, weight in counted.items():
         for character in word:
             characters[character] += weight
-    total = sum(characters.values())
-    kept = sum(count for _, count in characters.most_common(max(1, most)))
-    return min(_COVERAGE, kept / total) if kept < total else _COVERAGE
+    falling = sorted(characters, key=lambda character: (-characters[character], character))
+    rare = falling[max(1, most) :]
+    return rare if sum(characters[character] for character in rare) > (1 - _COVERAGE) * characters.total() else []
 
 
 class Cutter:

@@ -71,10 +71,12 @@ class TokenSet:
     def __init__(self, path: str) -> None:
         self.path = storage.resolve(path)
         manifest = read_manifest(self.path, kind=KIND)
-        if manifest["settings"].get("content_format") != FORMAT:
+        made_by = manifest["settings"].get("content_format", 1)
+        if made_by != FORMAT:
+            version = {1: "0.1", 2: "0.2"}.get(made_by, "of another version")
             raise InputError(
-                f"{self.path} is a token set of whole words, as lstm_embed 0.2 makes them; use it with that version, or "
-                "prepare the corpus anew with this version"
+                f"{self.path} is a token set of lstm_embed {version}; use it with that version, or prepare the corpus anew with "
+                "this version"
             )
         self.fingerprint: str = manifest["fingerprint"]
         self.settings: dict[str, Any] = manifest["settings"]

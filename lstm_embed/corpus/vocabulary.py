@@ -87,8 +87,8 @@ class Vocabulary:
 
     @functools.cached_property
     def _bytes(self) -> list[bytes]:
-        """What each id adds to a text in UTF-8, with a space before each word."""
-        own = [piece.replace(MARK, " ").encode() for piece in self.pieces[FIRST_LEARNED:]]
+        """What each id adds to a text in UTF-8, with the mark before each word."""
+        own = [piece.encode() for piece in self.pieces[FIRST_LEARNED:]]
         return [b"", *(bytes([byte]) for byte in range(len(BYTE_PIECES))), *own]
 
     def id(self, piece: str) -> int:
@@ -123,7 +123,8 @@ class Vocabulary:
     def words(self, ids: Iterable[int]) -> list[str]:
         """Return the words that pieces make. Bytes that are no UTF-8, as a cut may leave, become U+FFFD."""
         text = b"".join([self._bytes[number] for number in ids]).decode("utf-8", "replace")
-        return text.split()
+        # A vocabulary that lacks the mark has cut it into bytes too.
+        return text.replace(MARK, " ").split()
 
     def probabilities(self) -> npt.NDArray[np.float64]:
         """Return the share of each piece among all pieces of the corpus, shape (V,); 0 for padding."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lstm_embed.corpus.config import MEGABYTE, at_least, within
+from lstm_embed.corpus.languages import check_language
 from lstm_embed.model.config import EMBEDDINGS
 
 LEVELS = ("sentence", "row", "article")
@@ -102,7 +103,7 @@ class EmbedConfig:
     title_column: str = "title"
     """Name of the column or JSON key that holds the title."""
     language: str = ""
-    """ISO 639 code for the sentence splitter; empty for the model's."""
+    """Code of the text's language, as for prepare: it decides how sentences are split; empty for the model's."""
     unit_bytes: int = 16 * MEGABYTE
     """Bytes of text that one reading task takes (less for a small corpus)."""
     part_rows: int = 65_536
@@ -121,6 +122,8 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         if not self.input:
             raise ValueError("input is empty; expected at least one file, folder or glob (--input)")
+        if self.language:
+            check_language(self.language)
         if self.embedding:
             one_of(self, "embedding", EMBEDDINGS)
         one_of(self, "level", LEVELS)

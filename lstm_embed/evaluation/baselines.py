@@ -73,7 +73,8 @@ def averaging_baselines(tokens: Tokens, vectors: FloatArray, reference: Sequence
     """
     p = tokens.vocabulary.probabilities()
     sif = SIF_CONSTANT / (SIF_CONSTANT + p)
-    surprise = -np.log(np.where(p > 0, p, 1.0))
+    # What never occurred is as rare as the rarest that did.
+    surprise = -np.log(np.maximum(p, p[p > 0].min(initial=1.0)))
     found = surprise[FIRST_ID:]
     log = (surprise - found.min(initial=np.inf)) / max(found.max(initial=0.0), 1e-9)
     baselines = {

@@ -38,7 +38,8 @@ version of sentence-transformers from 3.4 on will do.
 _ONNX = """
 `model.onnx` takes `ids` (batch, length) and `lengths` (batch), both int64, and gives `vectors` (batch, dimension), float32.
 Sizes are free, a length may be 0, and what stands behind a sentence's length is ignored. `tokenizer.json` turns text into ids
-with the `tokenizers` library (Python, Rust, JavaScript); `lstm_embedding.json` tells the sizes.
+with the `tokenizers` library (Python, Rust), and in JavaScript with `@huggingface/tokenizers` or `@huggingface/transformers`;
+`lstm_embedding.json` tells the sizes.
 
 ```python
 import numpy as np
@@ -74,16 +75,16 @@ _EMBEDDINGS = {
 }
 """What each embedding holds, in this order, and what it is good for."""
 _PARTS = """
-- *meaning*: which words, whatever their order: unit sums of weighted word vectors and of the n-grams of characters in the
-  words, multiplied by a matrix that neighbouring sentences of the corpus taught.
+- *meaning*: which words, whatever their order: unit sums of weighted vectors of their pieces and of the n-grams of letters in
+  these, multiplied by a matrix that neighbouring sentences of the corpus taught.
 - *order*: in which order they stand: the code of an LSTM autoencoder, whose decoder puts the words back into it.
-- *positions*: the same in closed form: what stands for each word is turned by its place, and all are added up.
+- *positions*: the same in closed form: what stands for each piece is turned by its place, and all are added up.
 - *lengths*: of these sums, as small multiples of their logarithms.
 """
 _ORIGINAL = "The last states of the BiLSTM of an autoencoder, whose decoder names the words again."
 _LIMITS = """## Limits
 
-- It knows the language and the topics of its corpus. A text without a known word gets the zero vector.
+- It knows the languages and the topics of its corpus. A text without a word or number gets the zero vector.
 - Sentences of the same words get similar vectors: their order, and a negation, count little.
 - What is biased in the corpus is biased in the vectors.
 - The licence of the corpus may bind the model; it is not known to this card."""
@@ -167,12 +168,12 @@ def _holds(model: LoadedModel) -> str:
 
 def _facts(model: LoadedModel) -> str:
     config = model.model.config
-    words = f"{len(model.vocabulary):,} words, vectors of {model.model.word_vectors.shape[1]} dimensions"
+    pieces = f"{len(model.vocabulary):,} pieces of words, vectors of {model.model.word_vectors.shape[1]} dimensions"
     rows = [
         ("vector", f"`{model.embedding}`, {model.model.embedding_dimension()} dimensions"),
         ("similarity", "cosine"),
-        ("tokens of a text that are read", f"{config.max_tokens}; the rest is cut off, unknown words are skipped"),
-        ("vocabulary", words),
+        ("tokens (pieces of words) of a text that are read", f"{config.max_tokens}; the rest is cut off"),
+        ("vocabulary", pieces),
         ("tokenizer", f"profile `{model.tokenizer['profile']}`"),
         ("LSTM", "none" if model.embedding == "meaning" else f"BiLSTM, {config.hidden_size} units a direction"),
         ("fingerprint of the model", f"`{model.fingerprint}`"),
@@ -190,8 +191,6 @@ def _data(model: LoadedModel) -> str:
     rows = [(name, f"{value:,}") for name, value in corpus.items()]
     counted = int(model.vocabulary.counts.sum())
     rows += [] if "tokens" in corpus else [("tokens", f"{counted:,}")]
-    known = 1 - int(model.vocabulary.counts[1]) / max(1, counted)
-    rows.append(("tokens in the vocabulary", f"{100 * known:.1f} %"))
     for title, key in (("epochs", "epochs"), ("step of the weights", "step"), ("held-out loss", "validation_loss")):
         value = about.get(key)
         if isinstance(value, int | float) and math.isfinite(value):

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_embed import storage
+from lstm_embed.corpus.pieces import MARK
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.errors import FingerprintMismatch, InputError, LstmEmbedError
 from lstm_embed.export import standalone
 from lstm_embed.export.card import model_card
@@ -30,9 +32,9 @@ MODULE, GRAPH, CARD = "lstm_embedding.py", "model.onnx", "README.md"
 TOLERANCE = 1e-5
 """Largest difference of a number of an exported vector, relative to the length of the longest vector if that is above 1."""
 
-_EXPORT_FORMAT = 2
+_EXPORT_FORMAT = 3
 _CHECKED_SENTENCES = 200
-_SIGNS = (" ", " ", " ", ", ", " - ", "! ", "'", " \u0416\u00b2\u4e2d ")
+_SIGNS = ("", "", "", ", ", " - ", "! ", "'", " \u0416\u00b2\u4e2d ", "\ua000")
 
 Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
@@ -81,7 +83,7 @@ def export(config: ExportConfig, report: Reporter = SILENT) -> Summary:
         "model": model.fingerprint,
         "embedding": model.embedding,
         "embedding_dimension": model.model.embedding_dimension(),
-        "words": len(model.vocabulary),
+        "pieces": len(model.vocabulary),
         "largest_difference": largest,
     }
     manifest = seal(output, kind=KIND, fingerprint=fingerprint(settings), content=content)
@@ -167,13 +169,13 @@ def _onnx_encode(folder: str) -> Encode:
 def _check(model: LoadedModel, encode: Encode) -> float:
     """Return the largest difference between vectors of the exported model and the model, on made-up sentences."""
     rng = np.random.default_rng(0)
-    words = model.vocabulary.words
+    pieces = [piece.replace(MARK, " ") for piece in model.vocabulary.pieces[FIRST_LEARNED:]]
     longest = 2 * model.model.config.max_tokens
     texts = ["", " ", "?"]
     for _ in range(_CHECKED_SENTENCES):
-        chosen = [words[number] for number in rng.integers(2, len(words), int(rng.integers(1, longest)))]
+        chosen = [pieces[number] for number in rng.integers(0, len(pieces), int(rng.integers(1, longest)))]
         signs = [_SIGNS[number] for number in rng.integers(0, len(_SIGNS), len(chosen))]
-        texts.append("".join(word + sign for word, sign in zip(chosen, signs, strict=True)))
+        texts.append("".join(piece + sign for piece, sign in zip(chosen, signs, strict=True)))
     wanted = SentenceEncoder(model.model, model.vocabulary, model.tokenizer).encode(texts)
     found = np.concatenate([encode(texts[start : start + 32]) for start in range(0, len(texts), 32)])
     largest = float(np.abs(found - wanted).max())
@@ -230,8 +232,8 @@ def _summary(
     return Summary(
         stage=STAGE,
         output=output,
-        rows=content["words"],
-        row_name="words",
+        rows=content["pieces"],
+        row_name="pieces",
         seconds=time.monotonic() - begin,
         already_done=already_done,
         facts={

@@ -73,7 +73,7 @@ def write_onnx(encoder: Encoder, path: str, metadata: dict[str, str]) -> None:
             f"the weights take {size / 1e9:.1f} GB; an ONNX file holds at most {_MOST_BYTES / 1e9:.0f} GB; train with a "
             "smaller vocabulary, or use --format sentence-transformers"
         )
-    example: tuple[Tensor, Tensor] = torch.tensor([[2, 2, 2], [2, 0, 0]]), torch.tensor([3, 1])
+    example: tuple[Tensor, Tensor] = torch.tensor([[1, 1, 1], [1, 0, 0]]), torch.tensor([3, 1])
     with warnings.catch_warnings():
         # The exporter by tracing: deprecated, but torch's LSTM passes through the new one only with a package more, in half
         # a minute, to the same graph. What is warned of besides are batch sizes, which the graph takes from its input.

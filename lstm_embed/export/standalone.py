@@ -4,14 +4,14 @@ This file is copied into the folders of exported models and needs nothing but to
 come with sentence-transformers. A vector is put together of
 
     words      w = sum_t a_t x_t                      weighted word vectors
-    spelling   s = sum_t b_t g_t                      what n-grams of characters the words have
+    spelling   s = sum_t b_t g_t                      what n-grams of letters the words have
     meaning    m = [w/|w| ; s/|s|] G                  G: what neighbouring sentences taught
     order      o = z/sqrt(|z|^2 + |P|^2/4)            z = P [last states of a BiLSTM] + b
     positions  p = sum_t exp(i (phase_t + t omega))   each word's phases turned by its place
     lengths    log(1 + |w|), log(1 + |s|), log(1 + |p|)
 
 "meaning" is m, "joined" [m ; o ; lengths of w and s], "exact" [joined ; p/|p| ; length of p], each part scaled as the settings
-say; "order" is o. All is over the words that are in the vocabulary, t counts these.
+say; "order" is o. What is a word here is a piece of one, as the tokenizer cuts them; t counts these.
 
 Shape suffixes: B sentences, T places, d word vector, H units of a direction, P numbers of the positions, f half of them,
 n any, E vector.
@@ -32,8 +32,6 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 CONFIG, TOKENIZER, WEIGHTS = "lstm_embedding.json", "tokenizer.json", "model.safetensors"
-FIRST_WORD = 2
-"""Ids below are padding and the unknown word, which are skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +41,11 @@ class Settings:
     embedding: str
     """What the vectors consist of: "meaning", "joined", "exact" or "order"."""
     max_tokens: int
-    """Tokens that are read, unknown ones counted; the rest is cut off."""
+    """Tokens that are read; the rest is cut off."""
     pads_left: bool
     """Whether the LSTM reads `max_tokens` places of every sentence, empty ones before its words."""
     num_words: int
-    """Words, with padding and the unknown one."""
+    """Words, padding counted."""
     word_size: int
     """Dimension of a word vector."""
     spelling_size: int
@@ -110,39 +108,38 @@ class Encoder(nn.Module):
             self.register_buffer("turns", torch.zeros(2, settings.max_tokens, half))
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Return the vectors, shape (B, E); zero where no word is known.
+        """Return the vectors, shape (B, E); zero where there is no word.
 
         Args:
             ids_BT: Token ids, padded on the right with anything.
             lengths_B: Tokens of each sentence, 0 to T.
         """
         settings, embedding = self.settings, self.settings.embedding
-        ids_BT, num_words_B = self._known(ids_BT, lengths_B)
+        ids_BT, lengths_B = self._cut_off(ids_BT, lengths_B)
         if embedding == "order":
-            return settings.order_scale * self._order(ids_BT, num_words_B)
+            return settings.order_scale * self._order(ids_BT, lengths_B)
         words_Bd = self._sum(ids_BT, self.word_vectors, self.word_weights)
         spelling_Bn = self._sum(ids_BT, self.spelling, self.spelling_weights)
         halves_Bn = torch.cat([F.normalize(words_Bd, dim=1), F.normalize(spelling_Bn, dim=1)], 1)
         parts = [halves_Bn @ self.neighbours]
         if embedding != "meaning":
-            order_Bn = settings.order_scale * self._order(ids_BT, num_words_B)
+            order_Bn = settings.order_scale * self._order(ids_BT, lengths_B)
             parts += [order_Bn, self._length(words_Bd), self._length(spelling_Bn)]
         if embedding == "exact":
-            positions_BP = self._positions(ids_BT, num_words_B)
+            positions_BP = self._positions(ids_BT)
             parts += [settings.position_scale * F.normalize(positions_BP, dim=1), self._length(positions_BP)]
         return torch.cat(parts, 1)
 
-    def _known(self, ids_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the ids of the known words without gaps, 0 where there is none, and their number."""
+    def _cut_off(self, ids_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ids that are read, 0 where there is none, and their number."""
         max_tokens, pads_left = self.settings.max_tokens, self.settings.pads_left
         # There is one place at least, so that the LSTM has something to read.
         ids_BT = F.pad(ids_BT, (0, max_tokens if pads_left else 1))[:, :max_tokens]
-        place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        known_BT = (place_T < lengths_B[:, None]) & (ids_BT >= FIRST_WORD)
-        goes_back_BT = known_BT if pads_left else ~known_BT
-        # No two are the same, so any sort will do.
-        from_BT = (place_T + goes_back_BT * ids_BT.shape[1]).argsort(1)
-        return torch.where(known_BT, ids_BT, 0).gather(1, from_BT), known_BT.sum(1)
+        lengths_B = lengths_B.clamp(max=max_tokens)
+        before_B = max_tokens - lengths_B if pads_left else torch.zeros_like(lengths_B)
+        place_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) - before_B[:, None]
+        inside_BT = (place_BT >= 0) & (place_BT < lengths_B[:, None])
+        return torch.where(inside_BT, ids_BT.gather(1, place_BT.clamp(min=0)), 0), lengths_B
 
     def _sum(self, ids_BT: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:
         return (F.embedding(ids_BT, vectors) * F.embedding(ids_BT, weights[:, None])).sum(1)
@@ -150,9 +147,9 @@ class Encoder(nn.Module):
     def _length(self, sums_Bn: Tensor) -> Tensor:
         return self.settings.length_scale * torch.log1p(torch.linalg.vector_norm(sums_Bn, dim=1, keepdim=True))
 
-    def _order(self, ids_BT: Tensor, num_words_B: Tensor) -> Tensor:
-        place_T, has_words_B1 = torch.arange(ids_BT.shape[1], device=ids_BT.device), num_words_B[:, None] > 0
-        last_B1 = torch.full_like(num_words_B, len(place_T)) if self.settings.pads_left else num_words_B
+    def _order(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        place_T, has_words_B1 = torch.arange(ids_BT.shape[1], device=ids_BT.device), lengths_B[:, None] > 0
+        last_B1 = torch.full_like(lengths_B, len(place_T)) if self.settings.pads_left else lengths_B
         last_B1 = last_B1.clamp(min=1)[:, None] - 1
         # The backward direction reads each sentence from its end; what is padding stays padding.
         reversed_BT = ids_BT.gather(1, torch.where(place_T <= last_B1, last_B1 - place_T, place_T))
@@ -167,9 +164,9 @@ class Encoder(nn.Module):
             code_Bn = code_Bn / torch.sqrt(code_Bn.square().sum(1, keepdim=True) + size)
         return torch.where(has_words_B1, code_Bn, 0.0)
 
-    def _positions(self, ids_BT: Tensor, num_words_B: Tensor) -> Tensor:
+    def _positions(self, ids_BT: Tensor) -> Tensor:
         """Return p, the real parts before the imaginary ones."""
-        inside_BT1 = (torch.arange(ids_BT.shape[1], device=ids_BT.device) < num_words_B[:, None])[:, :, None]
+        inside_BT1 = (ids_BT > 0)[:, :, None]
         angle_BTf = F.embedding(ids_BT, self.phases) * (2.0 * torch.pi / 256.0)
         cos_BTf, sin_BTf = angle_BTf.cos() * inside_BT1, angle_BTf.sin() * inside_BT1
         turn_cos_Tf, turn_sin_Tf = self.turns[0, : ids_BT.shape[1]], self.turns[1, : ids_BT.shape[1]]

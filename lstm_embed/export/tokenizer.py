@@ -6,9 +6,9 @@ expressions of Rust's and JavaScript's libraries have in common. What is left to
 
 Words are cut as `corpus.pieces` cuts them. Not every library cuts a character that no piece covers into bytes, so here all
 pieces are written as bytes, each byte as one character (Radford et al. 2019, "Language models are unsupervised multitask
-learners"; `encoder.py` of its code), a word with a space before it. Then a byte is a piece like others. An unknown character
-costs what it costs there: its first byte all of that, the others nothing. So each way to cut a word has the score it has
-there, and the best one is the same; a character that is a piece itself is never cut into bytes.
+learners"; `encoder.py` of its code). Then a byte is a piece like others. An unknown character costs what it costs there: its
+first byte all of that, the others nothing. So each way to cut a word has the score it has there, and the best one is the same;
+a character that is a piece itself is never cut into bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from lstm_embed.corpus.vocabulary import FIRST_LEARNED, PAD, Vocabulary
 
 _UNKNOWN_PENALTY = 10.0
 """What sentencepiece takes off the worst piece's score for a character without a piece (`kUnkPenalty` of its sources)."""
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": False}
+_MARKED = {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "always", "split": False}
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+_SPACED = {"type": "Replace", "pattern": {"String": MARK}, "content": " "}
 _GROUP_KEPT = re.compile(r"\((.*)\)(.*)")
 _CLASS_PARTS = re.compile(r"\\([xp])\{(\w+)\}|[\[\]]")
 
@@ -63,12 +65,12 @@ def tokenizer_json(vocabulary: Vocabulary, profile: str, max_tokens: int) -> dic
         # None: no text has padding in it, whatever signs it is made of.
         "added_tokens": [],
         "normalizer": {"type": "Sequence", "normalizers": steps},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [words, _BYTE_LEVEL]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [words, _MARKED, _BYTE_LEVEL]},
         "post_processor": None,
         # Words with spaces between them; that before the first one goes.
         "decoder": {
             "type": "Sequence",
-            "decoders": [_BYTE_LEVEL, {"type": "Strip", "content": " ", "start": 1, "stop": 0}],
+            "decoders": [_BYTE_LEVEL, _SPACED, {"type": "Strip", "content": " ", "start": 1, "stop": 0}],
         },
         "model": {"type": "Unigram", "unk_id": PAD, "vocab": _scored_pieces(vocabulary), "byte_fallback": False},
     }
@@ -76,7 +78,7 @@ def tokenizer_json(vocabulary: Vocabulary, profile: str, max_tokens: int) -> dic
 
 def _scored_pieces(vocabulary: Vocabulary) -> list[tuple[str, float]]:
     """Return all pieces, written as bytes, and their scores, by id."""
-    learned = [_as_bytes(piece.replace(MARK, " ")) for piece in vocabulary.pieces[FIRST_LEARNED:]]
+    learned = [_as_bytes(piece) for piece in vocabulary.pieces[FIRST_LEARNED:]]
     taken = set(learned)
     # A byte that is a learned piece too is never needed; it keeps a name that no text has, as there are no brackets in words.
     bytes_ = [name if sign in taken else sign for sign, name in zip(_byte_signs(), BYTE_PIECES, strict=True)]
@@ -137,9 +139,10 @@ def _written_out(pattern: str) -> str:
 @functools.cache
 def _with_property(name: str) -> npt.NDArray[np.bool_]:
     """Return which code points have a property, as Arrow knows it, which applies the rules of `corpus.text`."""
-    points = np.r_[0:0xD800, 0xE000:0x110000]
+    # Between and behind these there are no characters, but for private use.
+    points = np.r_[0:0xD800, 0xE000:0x40000, 0xE0000:0xE1000]
     characters = pa.array(map(chr, points), pa.string())
-    found = np.zeros(0x110000, bool)
+    found = np.zeros(points[-1] + 1, bool)
     found[points] = pc.match_substring_regex(characters, pattern=rf"\p{{{name}}}").to_numpy(zero_copy_only=False)
     return found
 

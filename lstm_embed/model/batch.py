@@ -97,7 +97,8 @@ def distinct_words(ids: IntArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
 
 
 def padded(ids_BT: IntArray, lengths_B: IntArray) -> npt.NDArray[np.int64]:
-    """Return the ids of sentences with zeros behind them, whatever stood there."""
+    """Return the ids of sentences with zeros behind them, whatever stood there; one column at least."""
+    ids_BT = np.pad(ids_BT, ((0, 0), (0, max(0, 1 - ids_BT.shape[1]))))
     return np.where(np.arange(ids_BT.shape[1]) < lengths_B[:, None], ids_BT, 0).astype(np.int64)
 
 

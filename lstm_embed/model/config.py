@@ -38,7 +38,7 @@ class ModelConfig:
     decoder_hidden_size: int = 160
     """Units of the LSTM decoder, at least 1."""
 
-    position_size: int = 256
+    position_size: int = 384
     """Dimension of the positions in `exact`, an even number of 2 to 1024."""
 
     spelling_size: int = 256
@@ -47,10 +47,10 @@ class ModelConfig:
     word_constant: float = 5e-3
     """The a of a word's weight a/(a+p) among the words of a sentence, p its frequency; above 0."""
 
-    spelling_constant: float = 3e-4
+    spelling_constant: float = 7e-4
     """The a of a word's weight a/(a+p) in the spelling, above 0."""
 
-    neighbour_strength: float = 2.0
+    neighbour_strength: float = 0.5
     """Weight of what neighbouring sentences teach of the meaning, at least 0; 0 leaves it out."""
 
     order_share: float = 0.8
@@ -60,7 +60,7 @@ class ModelConfig:
     """What vectors consist of: meaning (similarity, search, grouping; no LSTM runs), joined (meaning, order and lengths), exact
     (joined and positions: gives the sentence back word for word) or order. A trained model can be loaded with another one."""
 
-    max_tokens: int = 64
+    max_tokens: int = 96
     """Tokens (pieces of words) of a sentence that are read, the rest is cut off; 1 to 65535."""
 
     train_max_tokens: int = 32

@@ -2,12 +2,12 @@
 
     python tests/benchmarks/bench_decoding.py --model MODEL --tokens TOKENS [--sentences 400] [--random 100000]
 
-The sentences are of the token set's held-out articles and have known words alone; others stand in a row of their own, where
-only the words count that the model reads. The first row takes them as they come, the others by length. Vectors are stored in
+The sentences are of the token set's held-out articles. The first row takes them as they come, the others by length; those that
+are longer than the model reads stand in a row of their own, where only the words count that it does read. Vectors are stored in
 half precision and read back from parquet. Beside `exact` and `joined`, which is the LSTM alone, stand what is left without a
 part, and what to beat. Speeds are sentences a second of CPU time on one thread.
 
-`--random N` decodes `exact` vectors of N random word sequences of 1 to 64 words, evenly and by frequency, with and without
+`--random N` decodes `exact` vectors of N random sequences of 1 to 64 pieces, evenly and by frequency, with and without
 repeats, half of them disturbed by noise of several sizes. It ends with an error if an answer that is called proven is wrong.
 """
 
@@ -124,18 +124,18 @@ def print_table(arguments: argparse.Namespace) -> None:
 
 
 def random_sequences(vocabulary: Vocabulary, number: int, rng: np.random.Generator) -> list[Ids]:
-    """Return sequences of 1 to 64 words: evenly drawn or by frequency, half of them with many repeats."""
+    """Return sequences of 1 to 64 pieces: evenly drawn or by frequency, half of them with many repeats."""
     p = vocabulary.counts[FIRST_WORD:] / vocabulary.counts[FIRST_WORD:].sum()
     sequences = []
     for n in rng.integers(1, 65, number):
         ids = rng.choice(len(p), n, p=p if rng.random() < 0.5 else None) + FIRST_WORD
-        # Half of the sequences draw again from a few of their words.
+        # Half of the sequences draw again from a few of their pieces.
         sequences.append(rng.choice(ids[: rng.integers(1, n + 1)], n) if rng.random() < 0.5 else ids)
     return sequences
 
 
 def check_proofs(model: str, number: int) -> int:
-    """Decode disturbed vectors of random word sequences, print how many are right and proven; return the wrong proofs."""
+    """Decode disturbed vectors of random sequences, print how many are right and proven; return the wrong proofs."""
     encoder = SentenceEncoder.load(model, embedding="exact")
     counts = {size: np.zeros(4, np.int64) for size in (0.0, *NOISE)}
     rng = np.random.default_rng(0)
@@ -148,7 +148,7 @@ def check_proofs(model: str, number: int) -> int:
         if start // CHUNK % 4:  # most in half precision
             vectors = through_parquet(vectors)
         for ids, size, found in zip(sequences, sizes, encoder.decode(vectors), strict=True):
-            right = found.words == tuple(encoder.vocabulary.words[i] for i in ids)
+            right = found.words == tuple(encoder.vocabulary.words(ids))
             counts[size] += (1, right, found.proven, found.proven and not right)
         done = sum(counts.values())
         print(f"{done[0]:,} sequences, {done[3]} wrong but proven", file=sys.stderr, flush=True)
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="model folder")
     parser.add_argument("--tokens", default="", help="token set; without it only --random is done")
     parser.add_argument("--sentences", type=int, default=400, help="most sentences of each row")
-    parser.add_argument("--random", type=int, default=0, help="random word sequences")
+    parser.add_argument("--random", type=int, default=0, help="random sequences of pieces")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.tokens:

@@ -141,7 +141,7 @@ def write_model(path: str, vocabulary: Vocabulary, hidden_size: int) -> str:
     """Write a model of the default recipe with random weights; return its path."""
     vectors = np.random.default_rng(0).normal(size=(len(vocabulary), WORD_SIZE)).astype(np.float32)
     recipe = dataclasses.replace(default(), hidden_size=hidden_size)
-    model = SentenceModel.start(recipe, vectors, vocabulary.counts, vocabulary.words)
+    model = SentenceModel.start(recipe, vectors, vocabulary.counts, vocabulary.pieces)
     SentenceEncoder(model, vocabulary, dict(TOKENIZER)).save(path)
     return path
 

@@ -7,7 +7,7 @@ only looked at after training:
         TREC.train.tsv --steps 600 --seeds 0 1 2
 
 Columns: mean Spearman x100 of the similarity sets by `meaning` and by `joined`; accuracies of a linear classifier on `joined`;
-of held-out sentences of 4 to 32 known words, how many words stand in place and how many sentences come back by the LSTM alone
+of held-out sentences of 4 to 32 words, how many words stand in place and how many sentences come back by the LSTM alone
 (`joined`), and how many by `exact`, of 33 to 64 words too. `--rows` takes names of rows, `--row 'NAME: FLAGS'` adds one of your
 own, and `--results FILE` keeps the figures, so that what is in there already is not measured again.
 """
@@ -35,7 +35,8 @@ ROWS = {
     "neighbours twice as strong": "--model.neighbour-strength 4",
     "no spelling": "--model.spelling-size 0",
     "spelling 512": "--model.spelling-size 512",
-    "word vectors not whitened": "--model.word-whitening 0 --model.word-constant 1e-4",
+    "word constant 2e-3": "--model.word-constant 2e-3",
+    "spelling constant 1e-4": "--model.spelling-constant 1e-4",
     "order at 0.5": "--model.order-share 0.5",
     "order at 1": "--model.order-share 1",
     "encoder 64": "--model.hidden-size 64",
@@ -44,9 +45,9 @@ ROWS = {
     "code 512": "--model.order-size 512",
     "decoder 128": "--model.decoder-hidden-size 128",
     "decoder 256": "--model.decoder-hidden-size 256",
-    "positions 128": "--model.position-size 128",
     "positions 192": "--model.position-size 192",
-    "positions 320": "--model.position-size 320",
+    "positions 256": "--model.position-size 256",
+    "positions 512": "--model.position-size 512",
 }
 Figures = dict[str, float]
 _DIGITS = {"seconds": 0, "speed": 0, "meaning": 2, "joined": 2}
@@ -121,8 +122,8 @@ def scores(model: Any, tokens: Any, arguments: argparse.Namespace) -> Figures:
         found[labelled.name] = accuracy(labelled, encoders["joined"].encode)["accuracy"]
     texts = token_set_sentences(tokens, 20 * arguments.sentences, held_out=True).texts
     reader = Tokens(tokens.vocabulary, tokens.tokenizer["profile"])
-    known = zip(texts, reader.words(texts), reader.read(texts, model.config.max_tokens), strict=True)
-    whole = [(text, words) for text, words, read in known if words == read]
+    both = zip(texts, reader.words(texts), reader.read(texts, model.config.max_tokens), strict=True)
+    whole = [(text, words) for text, words, read in both if words == read]
     for name, least, most in (("joined", 4, 32), ("exact", 4, 32), ("exact", 33, 64)):
         some = [(text, words) for text, words in whole if least <= len(words) <= most][: arguments.sentences]
         shares = figures([words for _, words in some], by_encoder(encoders[name])([text for text, _ in some]))
@@ -159,12 +160,12 @@ def main() -> None:
     rows = {name: ROWS[name] for name in arguments.rows}
     rows |= {name.strip(): flags.strip() for name, _, flags in (row.partition(":") for row in arguments.row)}
     kept = Path(arguments.results) if arguments.results else None
-    known = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
+    earlier = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
     for name, flags in rows.items():
         seeds = []
         for seed in arguments.seeds:
             key = {"flags": flags, "seed": seed, "steps": arguments.steps, "vectors": arguments.vectors}
-            figures = next((line["figures"] for line in known if line["key"] == key), None)
+            figures = next((line["figures"] for line in earlier if line["key"] == key), None)
             if figures is None:
                 figures = measure(flags, arguments, seed)
                 if kept:

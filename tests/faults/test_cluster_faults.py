@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 PLAIN = (RAY, "job", "submit", "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml")
 STORE = "s3://bucket/cluster"
 SMALL_MODEL = ("--model.hidden-size", "32", "--model.order-size", "48", "--micro-batch-sentences", "32")
-PREPARE = ("--min-count", "1", "--unit-bytes", "150000")
+PREPARE = ("--unit-bytes", "150000")
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from conftest import ROOT
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 
 KILLS_OF_JOBS, KILLS_OF_NODES = 24, 6
-OPTIONS = {"unit_bytes": 100_000, "part_rows": 400, "min_count": 2}
+OPTIONS = {"unit_bytes": 100_000, "part_rows": 400}
 
 
 @pytest.fixture(scope="module")
