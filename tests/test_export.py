@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,6 @@ import safetensors.numpy
 import torch
 import yaml
 from gensim.test.utils import datapath
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from lstm_embed.corpus.text import sentence_splitter, tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
@@ -27,7 +23,6 @@ from lstm_embed.export import export as exporting
 from lstm_embed.export.config import ExportConfig
 from lstm_embed.export.export import export
 from lstm_embed.export.standalone import LstmEmbedding
-from lstm_embed.export.tokenizer import tokenizer_json
 from lstm_embed.model.config import EMBEDDINGS, AnyConfig, ModelConfig, OriginalConfig
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.recipes import Model, class_of

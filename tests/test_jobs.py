@@ -110,7 +110,11 @@ def test_a_flag_that_is_gone_names_what_stands_in_its_place(tmp_path: Path) -> N
         ),
         ("train", ["--model.word-whitening", "0"], ["--model.word-whitening is gone: nothing stands in its place"]),
         ("evaluate", ["--num-reconstructed", "5"], ["--num-reconstructed is gone: --num-decoded stands"]),
-        ("prepare", ["--min-count", "5"], ["--min-count is gone: every word counts, cut into pieces; --whole-word-count"]),
+        (
+            "prepare",
+            ["--min-count", "5"],
+            ["--min-count is gone: every word counts, cut into pieces; --whole-word-count"],
+        ),
         ("prepare", ["--max-vocabulary=9"], ["--max-vocabulary is gone: --num-pieces stands in its place"]),
     ):
         result = run_job(job, *arguments, check=False)

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import re
 import struct
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -37,8 +35,6 @@ _COVERAGE = 0.9995
 _SEEDS = 150_000
 _LONGEST_WORD = 1_000_000_000
 """Bytes: every word is learned from, however long; a run of a script without spaces may be a whole article."""
-_GAP = "\x1f"
-"""Stands where a word has characters that no piece may hold; in no word itself."""
 _THREADS = 16
 """Sums depend on how they are shared out, so this is no number of the machine's."""
 _NORMAL, _UNKNOWN, _BYTE = 1, 2, 6
@@ -56,54 +52,45 @@ def learn_pieces(words: Sequence[str], weights: Iterable[int], num_pieces: int) 
 
     Returns:
         The pieces, without the special ones, and their scores: logarithms of probabilities.
+
+    Raises:
+        InputError: if the characters of the words alone are more than `num_pieces`.
     """
     import sentencepiece
 
-    counted = dict(zip(words, weights, strict=True))
-    rare = _rare_characters(counted, (num_pieces - len(SPECIAL_PIECES)) // 2)
-    between = re.compile(f"[{re.escape(''.join(rare))}]+") if rare else re.compile("(?!)")
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(f"{between.sub(_GAP, word)}\t{weight}" for word, weight in counted.items()),
-        input_format="tsv",
-        model_writer=model,
-        model_type="unigram",
-        vocab_size=num_pieces,
-        hard_vocab_limit=False,
-        character_coverage=1.0 if rare else _COVERAGE,
-        pretokenization_delimiter=_GAP if rare else "",
-        normalization_rule_name="identity",
-        byte_fallback=True,
-        required_chars=MARK,
-        max_sentence_length=_LONGEST_WORD,
-        seed_sentencepiece_size=_SEEDS,
-        num_threads=_THREADS,
-        unk_id=0,
-        bos_id=-1,
-        eos_id=-1,
-        pad_id=-1,
-        minloglevel=2,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(f"{word}\t{weight}" for word, weight in zip(words, weights, strict=True)),
+            input_format="tsv",
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=num_pieces,
+            hard_vocab_limit=False,
+            character_coverage=_COVERAGE,
+            normalization_rule_name="identity",
+            byte_fallback=True,
+            required_chars=MARK,
+            max_sentence_length=_LONGEST_WORD,
+            seed_sentencepiece_size=_SEEDS,
+            num_threads=_THREADS,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise InputError(
+            f"no {num_pieces} pieces can be learned from {len(words)} words: {error}; each frequent character is a piece: "
+            "allow more of them (--num-pieces)"
+        ) from None
     learned = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     chosen = range(len(SPECIAL_PIECES), learned.vocab_size())
     scores = np.array([learned.get_score(number) for number in chosen], np.float64)
     # Below zero, so that a cut into more pieces is never as good as one into fewer for nothing.
     rounded = np.minimum(np.round(scores / _QUANTUM), -1) * _QUANTUM
     return [learned.id_to_piece(number) for number in chosen], rounded.astype(np.float32)
-
-
-def _rare_characters(counted: dict[str, int], most: int) -> list[str]:
-    """Return the characters that are not among the `most` frequent ones; none if these are as large a share as is usual.
-
-    No piece may hold one of them. The library itself leaves out 2 % of a text's characters at most.
-    """
-    characters: Counter[str] = Counter()
-    for word, weight in counted.items():
-        for character in word:
-            characters[character] += weight
-    falling = sorted(characters, key=lambda character: (-characters[character], character))
-    rare = falling[max(1, most) :]
-    return rare if sum(characters[character] for character in rare) > (1 - _COVERAGE) * characters.total() else []
 
 
 class Cutter:

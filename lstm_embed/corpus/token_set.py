@@ -75,8 +75,8 @@ class TokenSet:
         if made_by != FORMAT:
             version = {1: "0.1", 2: "0.2"}.get(made_by, "of another version")
             raise InputError(
-                f"{self.path} is a token set of lstm_embed {version}; use it with that version, or prepare the corpus anew with "
-                "this version"
+                f"{self.path} is a token set of lstm_embed {version}; use it with that version, or prepare the corpus anew "
+                "with this version"
             )
         self.fingerprint: str = manifest["fingerprint"]
         self.settings: dict[str, Any] = manifest["settings"]
