@@ -25,7 +25,7 @@ def run(config: SearchConfig) -> None:
     vectors = encode_queries(embeddings.encoder(config.model), queries)
     for query, vector in zip(queries, vectors, strict=True):
         if not vector.any():
-            Console().note(f"no word of the query {query!r} is known to the model; it has no hits")
+            Console().note(f"the query {query!r} has no word; it has no hits")
     for query, hits in zip(queries, search(embeddings, vectors, config.top_k), strict=True):
         print_hits(query, hits, as_json=config.json)
 

@@ -62,11 +62,11 @@ def config(embeddings: EmbedConfig, tmp_path: Path) -> DecodeConfig:
     return DecodeConfig(embeddings=embeddings.output, output=str(tmp_path / "out"), part_rows=25)
 
 
-def known_words(model: str, texts: Sequence[str]) -> list[str]:
-    """Return of each text the words that the model reads and knows."""
+def words_read(model: str, texts: Sequence[str]) -> list[str]:
+    """Return of each text the words that the model reads."""
     encoder = SentenceEncoder.load(model)
     ids = [one[: encoder.max_tokens] for one in encoder.tokenize(texts).to_pylist()]
-    return [" ".join(encoder.vocabulary.words[id_] for id_ in one if id_ > 1) for one in ids]
+    return [" ".join(encoder.vocabulary.words(one)) for one in ids]
 
 
 def test_every_row_has_what_its_vector_says_and_a_proven_one_is_right(
@@ -77,7 +77,7 @@ def test_every_row_has_what_its_vector_says_and_a_proven_one_is_right(
     assert found.select(given.drop_columns(["embedding"]).column_names).equals(given.drop_columns(["embedding"]))
     assert found.column_names[-2:] == ["decoded", "proven"]
     texts, proven = found["decoded"].to_pylist(), found["proven"].to_pylist()
-    words = known_words(embeddings.model, given["text"].to_pylist())
+    words = words_read(embeddings.model, given["text"].to_pylist())
     assert [text for text, sure in zip(texts, proven, strict=True) if sure] == [
         text for text, sure in zip(words, proven, strict=True) if sure
     ]
@@ -114,7 +114,7 @@ def test_every_kind_of_vectors_says_something(
     proven = found.filter(found["proven"])
     assert can_be_proven is None or bool(proven.num_rows) == can_be_proven
     if "text" in found.column_names:
-        assert proven["decoded"].to_pylist() == known_words(other.model, proven["text"].to_pylist())
+        assert proven["decoded"].to_pylist() == words_read(other.model, proven["text"].to_pylist())
 
 
 def test_the_first_rows_are_decoded_without_ray_or_output(config: DecodeConfig, embeddings: EmbedConfig) -> None:
@@ -186,7 +186,7 @@ def test_vectors_do_not_travel(config: DecodeConfig) -> None:
 def test_a_part_without_rows_has_the_same_columns(
     config: DecodeConfig, embeddings: EmbedConfig, tmp_path: Path
 ) -> None:
-    source = write_articles(tmp_path / "in.jsonl", [{"id": "1", "text": "Unheard of.", "year": 1}])
+    source = write_articles(tmp_path / "in.jsonl", [{"id": "1", "text": "… !", "year": 1}])
     empty = change(embeddings, input=(source,), output=str(tmp_path / "empty"), empty="drop")
     assert embed_here(empty).rows == 0
     decode_here(config)

@@ -97,7 +97,7 @@ def test_of_two_racing_jobs_one_is_refused_and_the_other_killed_and_run_again_le
 
 def test_search_prints_json_lines_for_queries_from_flags_and_a_file(config: EmbedConfig, tmp_path: Path) -> None:
     text = next(text for text in read_rows(config.output)["text"].to_pylist() if len(text.split()) > 4)
-    (tmp_path / "queries.txt").write_text(f"\n  {text}  \n\nnowhere to be found\n", encoding="utf-8")
+    (tmp_path / "queries.txt").write_text(f"\n  {text}  \n\n… ?\n", encoding="utf-8")
     found = run_job(
         *("search", "--model", config.model, "--embeddings", config.output, "--query", "waa wab"),
         *("--queries", str(tmp_path / "queries.txt"), "--top-k", "2", "--json"),
@@ -106,7 +106,7 @@ def test_search_prints_json_lines_for_queries_from_flags_and_a_file(config: Embe
     assert [(hit["query"], hit["rank"]) for hit in hits] == [("waa wab", 1), ("waa wab", 2), (text, 1), (text, 2)]
     assert (hits[2]["text"], hits[2]["score"]) == (text, pytest.approx(1.0, abs=1e-4))
     assert hits[2]["title"].startswith("Title ")
-    assert "no word of the query 'nowhere to be found' is known" in found.stderr
+    assert "the query '… ?' has no word; it has no hits" in found.stderr
 
 
 def test_search_prints_a_table_with_titles_and_texts(config: EmbedConfig) -> None:

@@ -21,7 +21,7 @@ from lstm_embed.ledger import PartRecord, Unit
 
 from conftest import ROOT, run_job
 
-FLAGS = ("--unit-bytes", "40000", "--part-rows", "300", "--min-count", "2")
+FLAGS = ("--unit-bytes", "40000", "--part-rows", "300", "--num-pieces", "600")
 
 
 def write_corpus(folder: Path, files: int = 6) -> None:
@@ -77,7 +77,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_bytes_of_an_uninter
 
     monkeypatch.setattr(prepare, "run_units", run_here)
     whole = PrepareConfig(
-        input=(str(tmp_path / "in"),), output=str(tmp_path / "whole"), unit_bytes=40_000, part_rows=300, min_count=2
+        input=(str(tmp_path / "in"),), output=str(tmp_path / "whole"), unit_bytes=40_000, part_rows=300, num_pieces=600
     )
     prepare.prepare(whole)
     assert files_of(output) == files_of(tmp_path / "whole")
@@ -98,7 +98,7 @@ def test_a_finished_job_tells_of_input_that_is_gone_and_writes_nothing(
     output = tmp_path / "out"
     monkeypatch.setattr(prepare, "run_units", run_here)
     config = PrepareConfig(
-        input=(str(tmp_path / "in"),), output=str(output), unit_bytes=40_000, part_rows=300, min_count=2
+        input=(str(tmp_path / "in"),), output=str(output), unit_bytes=40_000, part_rows=300, num_pieces=600
     )
     rows = prepare.prepare(config).rows
     before = {file.path: file for file in storage.list_files(str(output))}
@@ -124,6 +124,15 @@ def test_mistakes_are_one_line_each(tmp_path: Path) -> None:
         ("bad", ("--language", "english"), 2, "--language"),
         ("bad", ("--split", "no.such"), 2, "--split is 'no.such'"),
         ("bad", ("--vocabulary", "no.parquet"), 2, "no.parquet"),
+        (
+            "bad",
+            ("--min-count", "2"),
+            2,
+            "--min-count is gone: every word counts, cut into pieces; --whole-word-count is",
+        ),
+        ("bad", ("--max-vocabulary", "9"), 2, "--max-vocabulary is gone: --num-pieces stands in its place"),
+        ("bad", ("--num-pieces", "300"), 2, "num_pieces is 300; expected 512 to 1e+07 (--num-pieces)"),
+        ("bad", ("--whole-word-count", "-1"), 2, "whole_word_count is -1"),
     ):
         result = run_job("prepare", "--input", str(tmp_path / input_), *output, *more, check=False)
         assert result.returncode == code, result.stderr

@@ -77,7 +77,7 @@ def test_the_vectorizer_gives_the_encoders_vectors_from_any_kind_of_column(model
     assert list(vectorizer.get_feature_names_out())[:2] == ["sentencevectorizer0", "sentencevectorizer1"]
     framed = vectorizer.set_output(transform="pandas").transform(pd.Series(texts, index=range(5, 17)))
     assert framed.shape == expected.shape
-    lengths = np.linalg.norm(SentenceVectorizer(model, normalize=True).fit_transform([WORDS[5], "unheard"]), axis=1)
+    lengths = np.linalg.norm(SentenceVectorizer(model, normalize=True).fit_transform([WORDS[5], "…"]), axis=1)
     np.testing.assert_allclose(lengths, [1, 0], atol=1e-6)
 
 
@@ -120,7 +120,7 @@ def test_a_pickled_pipeline_holds_a_path_and_refuses_another_model_there(tmp_pat
 
 
 def test_the_module_gives_the_encoders_vectors(model: str) -> None:
-    texts = ["", "unheard of", *make_texts(12), " ".join(WORDS)]
+    texts = ["", "… !", *make_texts(12), "unheard of лес", " ".join(WORDS)]
     for embedding in EMBEDDINGS:
         module = SentenceModule.load(model, embedding=embedding)
         ids = module.ids(texts)
@@ -141,7 +141,7 @@ def test_gradients_flow_into_the_bilstm_and_its_projection_and_nothing_else(conf
     vectors = np.random.default_rng(0).normal(size=(len(VOCABULARY), 10))
     make: Any = class_of(config).start
     module = SentenceModule(
-        make(config, vectors, VOCABULARY.counts, VOCABULARY.words), VOCABULARY, {"profile": "default"}
+        make(config, vectors, VOCABULARY.counts, VOCABULARY.pieces), VOCABULARY, {"profile": "default"}
     )
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     wanted = {name.rsplit(".cell", 1)[0] for name in trained}

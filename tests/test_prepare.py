@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from synthetic import vocabulary_of
 
 from lstm_embed import storage
 from lstm_embed.corpus import articles, counts, prepare, repeats, sentences, tasks
@@ -27,7 +28,7 @@ from lstm_embed.corpus.config import PrepareConfig, TextConfig
 from lstm_embed.corpus.sentences import UnitReader, part_chunks
 from lstm_embed.corpus.text import split_sentences, tokenize
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED, Vocabulary
 from lstm_embed.distribute import UnitFunction, run_units
 from lstm_embed.errors import FingerprintMismatch, InputError, LstmEmbedError, TooMuchRejected
 from lstm_embed.ledger import PartRecord, Span, Unit
@@ -82,7 +83,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(tmp_path: Path | str, **values: Any) -> PrepareConfig:
-    defaults = {"unit_bytes": 4000, "part_rows": 50, "min_count": 2, "holdout_every": 4}
+    defaults = {"unit_bytes": 4000, "part_rows": 50, "num_pieces": 700, "holdout_every": 4}
     given = {"input": (f"{tmp_path}/in",), "output": f"{tmp_path}/out", **defaults, **values}
     return PrepareConfig(**given)
 
@@ -151,15 +152,22 @@ def test_one_two_and_four_workers_and_any_order_give_the_same_bytes(
 def test_a_second_vocabulary_in_the_same_workers_is_not_taken_for_the_first(tmp_path: Path, ray_cluster: None) -> None:
     fill(tmp_path / "in")
     run(tmp_path)
-    run(tmp_path, min_count=4, rebuild_vocabulary=True)
+    run(tmp_path, num_pieces=512, whole_word_count=3, rebuild_vocabulary=True)
     check_ids(tmp_path)
 
 
 def check_ids(tmp_path: Path) -> None:
-    words = tokens_of(tmp_path).vocabulary.words
-    for row in rows_of(tmp_path):
-        expected = tokenize([row["text"]]).to_pylist()[0]
-        assert [words[i] for i in row["ids"]] == [word if word in words else "<unk>" for word in expected]
+    """Check that every sentence's ids are those of its pieces, and make its words again."""
+    vocabulary, rows = tokens_of(tmp_path).vocabulary, rows_of(tmp_path)
+    tokens = tokenize([row["text"] for row in rows])
+    assert [row["ids"] for row in rows] == vocabulary.id_lists(tokens).to_pylist()
+    assert [vocabulary.words(row["ids"]) for row in rows] == tokens.to_pylist()
+
+
+def counts_of_ids(tmp_path: Path) -> list[int]:
+    """Return how often each id is in the parts."""
+    ids = np.concatenate([row["ids"] for row in rows_of(tmp_path)]).astype(np.int64)
+    return np.bincount(ids, minlength=len(tokens_of(tmp_path).vocabulary)).tolist()
 
 
 @pytest.mark.usefixtures("here")
@@ -204,16 +212,39 @@ def test_articles_are_whole_in_their_parts_and_parts_are_bounded_and_in_order(tm
 
 
 @pytest.mark.usefixtures("here")
-def test_vocabulary_counts_are_those_of_a_plain_counter(tmp_path: Path) -> None:
+def test_the_vocabulary_is_learned_from_all_words_and_counts_what_is_in_the_parts(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path)
-    expected = Counter(word for row in rows_of(tmp_path) for word in tokenize([row["text"]]).to_pylist()[0])
+    counted = Counter(word for row in rows_of(tmp_path) for word in tokenize([row["text"]]).to_pylist()[0])
+    words = sorted(counted, key=str.encode)
     vocabulary = tokens_of(tmp_path).vocabulary
-    frequent = sorted(((-count, word.encode()) for word, count in expected.items() if count >= 2))
-    assert [word.encode() for word in vocabulary.words[2:]] == [word for _, word in frequent]
-    assert vocabulary.counts[2:].tolist() == [-count for count, _ in frequent]
-    assert vocabulary.counts[:2].tolist() == [0, sum(count for count in expected.values() if count < 2)]
+    expected = Vocabulary.learn(words, np.array([counted[word] for word in words]), num_pieces=700)
+    assert vocabulary.fingerprint == expected.fingerprint
+    assert vocabulary.counts.tolist() == counts_of_ids(tmp_path)
     assert vocabulary.counts.sum() == tokens_of(tmp_path).num_tokens
+    assert vocabulary.counts[0] == 0
+
+
+@pytest.mark.usefixtures("here")
+def test_words_that_are_frequent_enough_stay_whole(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    counted = Counter(word for row in rows_of(tmp_path) for word in tokenize([row["text"]]).to_pylist()[0])
+    occurrences = sorted(counted.values())
+    least = occurrences[len(occurrences) // 2]
+    run(tmp_path, whole_word_count=least, rebuild_vocabulary=True)
+    vocabulary = tokens_of(tmp_path).vocabulary
+    frequent = {word for word, count in counted.items() if count >= least}
+    assert 10 < len(frequent) < len(counted)
+    assert all(vocabulary.id(f"▁{word}") for word in frequent)
+    for row in rows_of(tmp_path):
+        words = vocabulary.words(row["ids"])
+        whole = [vocabulary.id(f"▁{word}") for word in words if word in frequent]
+        assert [number for number in row["ids"] if number in set(whole)] == whole
+    check_ids(tmp_path)
+    assert run(tmp_path, whole_word_count=least).already_done
+    with pytest.raises(FingerprintMismatch, match=rf"is frozen: whole_word_count was {least} and is now 0"):
+        run(tmp_path)
 
 
 @pytest.mark.usefixtures("here")
@@ -284,7 +315,7 @@ def test_killed_at_any_step_the_same_command_ends_with_the_same_bytes(tmp_path: 
     (tmp_path / "in").mkdir()
     for name, first in (("a", 0), ("b", 5)):
         (tmp_path / "in" / name).write_bytes(json_lines(0, 3) + json_lines(first, 8))
-    options: dict[str, Any] = {"unit_bytes": 1500, "part_rows": 40, "drop_repeated_corpus": flag, "min_count": 1}
+    options: dict[str, Any] = {"unit_bytes": 1500, "part_rows": 40, "drop_repeated_corpus": flag}
     run(tmp_path, **options)
     whole = snapshot(tmp_path)
     for step in itertools.count(0, 3 if flag else 1):
@@ -306,23 +337,27 @@ def test_the_vocabulary_is_frozen_until_it_is_rebuilt(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path)
     before = tokens_of(tmp_path).vocabulary.fingerprint
-    with pytest.raises(FingerprintMismatch, match=r"is frozen: min_count was 2 and is now 3; .* --rebuild-vocabulary"):
-        run(tmp_path, min_count=3)
-    new = b'{"id": "n", "text": "Novelty novelty novelty."}\n'
+    with pytest.raises(FingerprintMismatch, match=r"is frozen: num_pieces was 700 and is now 800; .* --rebuild-voc"):
+        run(tmp_path, num_pieces=800)
+    new = json.dumps({"id": "n", "text": "Φόξος " * 40}).encode() + b"\n"
     (tmp_path / "in" / "new").write_bytes(new)
     run(tmp_path)
     assert tokens_of(tmp_path).vocabulary.fingerprint == before
-    assert "novelty" not in tokens_of(tmp_path).vocabulary.words
-    assert [row["ids"] for row in rows_of(tmp_path) if row["article_id"] == "n"] == [[1, 1, 1]]
+    (before_ids,) = [row["ids"] for row in rows_of(tmp_path) if row["article_id"] == "n"]
+    check_ids(tmp_path)
 
     run(tmp_path, rebuild_vocabulary=True)
-    words = tokens_of(tmp_path).vocabulary.words
-    assert [row["ids"] for row in rows_of(tmp_path) if row["article_id"] == "n"] == [[words.index("novelty")] * 3]
+    vocabulary = tokens_of(tmp_path).vocabulary
+    (ids,) = [row["ids"] for row in rows_of(tmp_path) if row["article_id"] == "n"]
+    # Letters that were bytes are pieces now.
+    assert min(ids) >= FIRST_LEARNED > min(before_ids)
+    assert len(ids) < len(before_ids)
     assert run(tmp_path, rebuild_vocabulary=True).already_done
     assert run(tmp_path).already_done
-    run(tmp_path, rebuild_vocabulary=True, max_vocabulary=5)
-    assert len(tokens_of(tmp_path).vocabulary) == 7
-    assert tokens_of(tmp_path).vocabulary.words[2:] == words[2:7]
+    run(tmp_path, rebuild_vocabulary=True, whole_word_count=3)
+    larger = tokens_of(tmp_path).vocabulary
+    assert [row["ids"] for row in rows_of(tmp_path) if row["article_id"] == "n"] == [[larger.id("▁φοξοσ")] * 40]
+    assert len(larger) > len(vocabulary)
     check_ids(tmp_path)
 
 
@@ -347,22 +382,40 @@ def test_a_rebuild_that_is_killed_is_taken_up(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("here")
 def test_a_vocabulary_can_be_given(tmp_path: Path) -> None:
     fill(tmp_path / "in")
-    Vocabulary(["<pad>", "<unk>", "kara", "лоне"], [0, 0, 7, 1]).save(f"{tmp_path}/mine.parquet")
+    mine, other = vocabulary_of(["kara", "лоне"], [7, 1]), vocabulary_of(["mira"], [7])
+    mine.save(f"{tmp_path}/mine.parquet")
     run(tmp_path, vocabulary=f"{tmp_path}/mine.parquet")
-    assert tokens_of(tmp_path).vocabulary.words == ["<pad>", "<unk>", "kara", "лоне"]
+    assert tokens_of(tmp_path).vocabulary.fingerprint == mine.fingerprint
     check_ids(tmp_path)
     assert run(tmp_path, vocabulary=f"{tmp_path}/mine.parquet").already_done
-    assert run(tmp_path, min_count=9).already_done  # no count made it
-    Vocabulary(["<pad>", "<unk>", "mira"], [0, 0, 7]).save(f"{tmp_path}/other/vocabulary.parquet")
+    assert run(tmp_path, num_pieces=900, whole_word_count=3).already_done  # it was not learned here
+    other.save(f"{tmp_path}/other/vocabulary.parquet")
     with pytest.raises(InputError, match=r"has another vocabulary than .*/other/vocabulary.parquet"):
         run(tmp_path, vocabulary=f"{tmp_path}/other")
     run(tmp_path, vocabulary=f"{tmp_path}/other", rebuild_vocabulary=True)
-    assert tokens_of(tmp_path).vocabulary.words == ["<pad>", "<unk>", "mira"]
+    assert tokens_of(tmp_path).vocabulary.fingerprint == other.fingerprint
     check_ids(tmp_path)
     with pytest.raises(FileNotFoundError):
         run(tmp_path, vocabulary=f"{tmp_path}/nothing.parquet")
     with pytest.raises(InputError, match="is not a vocabulary"):
         run(tmp_path, vocabulary=f"{tmp_path}/in/rows.parquet")
+    pq.write_table(pa.table({"word": ["<pad>", "<unk>", "kara"], "count": [0, 3, 7]}), tmp_path / "old.parquet")
+    with pytest.raises(InputError, match=r"old.parquet is a vocabulary of whole words, as lstm_embed 0\.2 makes them"):
+        run(tmp_path, vocabulary=f"{tmp_path}/old.parquet")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_token_set_of_an_earlier_version_is_not_mixed_with_this_ones(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path)
+    manifest = storage.read_json(f"{tmp_path}/out/manifest.json")
+    manifest["settings"]["content_format"] = 2
+    storage.write_json(f"{tmp_path}/out/manifest.json", manifest)
+    before = snapshot(tmp_path)
+    with pytest.raises((FingerprintMismatch, InputError)) as refused:
+        run(tmp_path)
+    assert "\n" not in str(refused.value)
+    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.usefixtures("here")
@@ -406,12 +459,13 @@ def test_sentences_repeated_over_the_corpus_stay_where_they_come_first(tmp_path:
     assert run(tmp_path, **options).already_done
 
     counted = Counter(word for text in kept for word in tokenize([text]).to_pylist()[0])
+    words = sorted(counted, key=str.encode)
     vocabulary = tokens_of(tmp_path).vocabulary
-    assert dict(zip(vocabulary.words[2:], vocabulary.counts[2:].tolist(), strict=True)) == {
-        word: count for word, count in counted.items() if count >= 2
-    }
+    expected = Vocabulary.learn(words, np.array([counted[word] for word in words]), num_pieces=700)
+    assert vocabulary.fingerprint == expected.fingerprint
+    assert vocabulary.counts.tolist() == counts_of_ids(tmp_path)
     assert tokens_of(tmp_path).totals["sentences"] == len(kept)
-    assert tokens_of(tmp_path).num_tokens == sum(counted.values())
+    assert tokens_of(tmp_path).num_tokens == vocabulary.counts.sum()
 
     # New input loses what is there already, and touches nothing that was made.
     first = stamps(tmp_path)
@@ -437,14 +491,42 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     texts = ["One two three four five. One two. !!! ... One two.\nOne two.", "", "   \n ", "One."]
     data = "".join(json.dumps({"id": n, "text": text}) + "\n" for n, text in enumerate(texts)).encode()
     (tmp_path / "in" / "a").write_bytes(data)
-    summary = run(tmp_path, max_tokens=3, min_count=1)
+    summary = run(tmp_path, max_tokens=3, whole_word_count=1)
     rows = rows_of(tmp_path)
     assert [row["text"] for row in rows] == ["One two three four five.", "One two.", "!!! ...", "One."]
     assert [len(row["ids"]) for row in rows] == [3, 2, 0, 1]
     assert [row["sentence"] for row in rows] == [0, 1, 2, 0]
     expected = {"articles": 4, "articles_without_sentences": 2, "sentences_cut": 1, "sentences_repeated": 2}
-    expected |= {"sentences_without_tokens": 1, "tokens": 6, "rejected": 0, "bytes": len(data) - 4, "vocabulary": 5}
-    assert summary.facts == expected
+    expected |= {"sentences_without_tokens": 1, "tokens": 6, "rejected": 0, "bytes": len(data) - 4}
+    assert summary.facts == expected | {"vocabulary": len(tokens_of(tmp_path).vocabulary)}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("given", [False, True])
+def test_sentences_are_cut_off_at_pieces_and_counted_the_first_time_and_later(tmp_path: Path, given: bool) -> None:
+    (tmp_path / "in").mkdir()
+    long = "Kara лоне kara xyz. " + "Kara " * 9 + "."
+    texts = ["Kara лоне.", "Kara kara kara kara.", long, "Kara kara kara kara kara.", "!"]
+    (tmp_path / "in" / "a").write_text("".join(json.dumps({"id": n, "text": t}) + "\n" for n, t in enumerate(texts)))
+    options: dict[str, Any] = {"max_tokens": 4, "drop_repeated": False}
+    if given:
+        # Words that it lacks are bytes: лоне is the mark of a word's begin and eight of them.
+        vocabulary_of(["kara"]).save(f"{tmp_path}/mine.parquet")
+        options["vocabulary"] = f"{tmp_path}/mine.parquet"
+    summary = run(tmp_path, **options)
+    check_cut_off(tmp_path, summary, 4)
+    # New input goes straight to its final parts.
+    (tmp_path / "in" / "b").write_text(json.dumps({"id": "new", "text": long}) + "\n")
+    check_cut_off(tmp_path, run(tmp_path, **options), 4)
+
+
+def check_cut_off(tmp_path: Path, summary: Summary, most: int) -> None:
+    vocabulary, rows = tokens_of(tmp_path).vocabulary, rows_of(tmp_path)
+    whole = vocabulary.id_lists(tokenize([row["text"] for row in rows])).to_pylist()
+    assert [row["ids"] for row in rows] == [ids[:most] for ids in whole]
+    assert 0 < summary.facts["sentences_cut"] == sum(len(ids) > most for ids in whole) < len(rows)
+    assert summary.facts["tokens"] == tokens_of(tmp_path).num_tokens == sum(len(row["ids"]) for row in rows)
+    assert summary.facts["sentences_without_tokens"] == sum(not ids for ids in whole) == 1
 
 
 def bad_input(folder: Path, bad: int, good: int = 100) -> None:
@@ -513,10 +595,6 @@ def test_input_of_which_nothing_can_be_used_says_so_before_anything_is_written(t
         (b"not json", "holds no usable article .rejected: 30 not JSON"),
         (b'{"text": " "}', "the input's 30 articles hold no word"),
         (b'{"text": "!"}', "the input's 30 articles hold no word"),
-        (
-            b'{"text": "Rare words."}',
-            "no word of the input occurs 31 times or more .--min-count.; it has 30 articles with 60 words",
-        ),
     ],
 )
 @pytest.mark.parametrize("given", [False, True])
@@ -526,17 +604,17 @@ def test_input_without_words_is_an_error_at_the_end_too(tmp_path: Path, line: by
     vocabulary = ""
     if given:
         vocabulary = f"{tmp_path}/mine.parquet"
-        Vocabulary(["<pad>", "<unk>", "kara"], [0, 0, 7]).save(vocabulary)
-        if b"!" in line or b"Rare" in line:
+        vocabulary_of(["kara"]).save(vocabulary)
+        if b"!" in line:
             pytest.skip("sentences without words are sentences")
     with pytest.raises(InputError, match=message):
-        run(tmp_path, min_count=31, max_bad_fraction=1, vocabulary=vocabulary)
+        run(tmp_path, max_bad_fraction=1, vocabulary=vocabulary)
 
 
 @pytest.mark.usefixtures("here")
 def test_rows_can_be_sentences_and_the_splitter_the_users(tmp_path: Path) -> None:
     fill(tmp_path / "in")
-    run(tmp_path, split="none", min_count=1)
+    run(tmp_path, split="none")
     texts = source(tmp_path)
     assert by_article(rows_of(tmp_path)) == {id_: [text.strip()] for id_, text in texts.items()}
     run(tmp_path, split=f"{__name__}.at_exclamations", output=f"{tmp_path}/mine/out")

@@ -168,7 +168,7 @@ def test_what_is_missing_is_said_before_anything_is_started(data: Path, tmp_path
     for field in ("tokens", "vectors", "init_from"):
         with pytest.raises(FileNotFoundError, match="missing"):
             finished_run(make_config(data, tmp_path, **{field: str(tmp_path / "missing")}))
-    write_word_vectors(str(tmp_path / "vectors"), make_vocabulary(9, range(11)))
+    write_word_vectors(str(tmp_path / "vectors"), make_vocabulary(9, range(9)))
     with pytest.raises(FingerprintMismatch, match="vocabulary"):
         finished_run(make_config(data, tmp_path, vectors=str(tmp_path / "vectors")))
 
