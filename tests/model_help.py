@@ -22,7 +22,17 @@ COUNTS = np.concatenate([[0], 1000 // np.arange(1, NUM_WORDS)])
 VECTORS = np.random.default_rng(0).normal(size=(NUM_WORDS, WORD_SIZE)).astype(np.float32)
 WORDS = ["<pad>", *(f"▁{stem}{end}" for stem in ("walk", "tea", "r", "öl", "中") for end in ("", "s", "ed"))]
 WORDS += [f"▁w{number}" for number in range(NUM_WORDS - len(WORDS))]
-SMALL = ModelConfig(hidden_size=5, order_size=12, decoder_hidden_size=7, position_size=16, spelling_size=16)
+# Constants as they are computed with here once more, whatever the defaults are.
+SMALL = ModelConfig(
+    hidden_size=5,
+    order_size=12,
+    decoder_hidden_size=7,
+    position_size=16,
+    spelling_size=16,
+    word_constant=5e-3,
+    spelling_constant=3e-4,
+    neighbour_strength=2.0,
+)
 SMALL_ORIGINAL = OriginalConfig(hidden_size=6, max_tokens=9)
 SENTENCES = [[3, 5, 7, 9, 2], [4, 6, 2], [30, 2, 8, 1, 6, 5, 11, 2, 2], [12], [13, 14, 13, 2], [2, 16, 17, 18]]
 """Of all lengths, with repeated words."""

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from synthetic import make_vocabulary
 
 from lstm_embed import storage
-from lstm_embed.corpus.token_set import KIND, VOCABULARY, TokenSet, count_rows
+from lstm_embed.corpus.token_set import FORMAT, KIND, VOCABULARY, TokenSet, count_rows
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.loader import Loader, PartCache
@@ -37,7 +38,7 @@ def write_large_token_set(path: str, num_sentences: int, num_words: int) -> Toke
     """Write a token set of that many sentences in about `DIFFERENT` parts' time and space."""
     rng = np.random.default_rng(0)
     os.makedirs(f"{path}/parts")
-    counts = np.bincount(_zipf(rng, 5_000_000, num_words), minlength=num_words + 2)
+    counts = np.bincount(_zipf(rng, 5_000_000, num_words) - FIRST_LEARNED, minlength=num_words)
     vocabulary = make_vocabulary(num_words, counts)
     vocabulary.save(f"{path}/{VOCABULARY}")
     parts = []
@@ -67,7 +68,7 @@ def write_large_token_set(path: str, num_sentences: int, num_words: int) -> Toke
         "format": 1,
         "kind": KIND,
         "fingerprint": "bench",
-        "settings": {"text": {}},
+        "settings": {"content_format": FORMAT, "text": {}},
         "holdout_every": 50,
         "vocabulary": vocabulary.fingerprint,
         "rows": ROWS * len(parts),
@@ -79,7 +80,8 @@ def write_large_token_set(path: str, num_sentences: int, num_words: int) -> Toke
 
 
 def _zipf(rng: np.random.Generator, size: int, num_words: int) -> np.ndarray:
-    return (2 + (num_words ** rng.random(size)).astype(np.int64)).clip(2, num_words + 1).astype(np.int32)
+    rank = (num_words ** rng.random(size)).astype(np.int64).clip(max=num_words - 1)
+    return (FIRST_LEARNED + rank).astype(np.int32)
 
 
 def show(what: str, started: float) -> None:

@@ -14,6 +14,7 @@ import argparse
 import functools
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from lstm_embed.corpus.text import tokenize
-from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.model.batch import Batch, collate
 from lstm_embed.model.config import AnyConfig, ModelConfig, default, large, original
 from lstm_embed.model.encoder import SentenceEncoder
@@ -34,8 +35,14 @@ from lstm_embed.model.lstm import Lstm
 from lstm_embed.model.precision import PRECISIONS, resolve_precision
 from lstm_embed.model.recipes import Model, class_of
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from synthetic import vocabulary_of
+
 VOCABULARY_SIZE = 36_000
-COUNTS = np.concatenate([[0, 10_000], 5_000_000 // np.arange(1, VOCABULARY_SIZE - 1)])
+COUNTS = np.concatenate(
+    [np.zeros(FIRST_LEARNED, np.int64), 5_000_000 // np.arange(1, VOCABULARY_SIZE - FIRST_LEARNED + 1)]
+)
 
 
 class Corpus:
@@ -147,7 +154,7 @@ def report(
 
 
 def bench_encode(clock: Clock, precisions: list[str], num: int) -> None:
-    vocabulary = Vocabulary(["<pad>", "<unk>", *(f"w{n}" for n in range(VOCABULARY_SIZE - 2))], COUNTS)
+    vocabulary = vocabulary_of([f"w{n}" for n in range(VOCABULARY_SIZE - FIRST_LEARNED)], COUNTS[FIRST_LEARNED:])
     sentences = Corpus().sentences(num, 1, 64)
     tokens = sum(map(len, sentences))
     batch_tokens = 16_384 if clock.device == "cpu" else 262_144
@@ -172,13 +179,13 @@ def bench_encode(clock: Clock, precisions: list[str], num: int) -> None:
 
 def bench_keras(clock: Clock, precisions: list[str], num: int, python: str, path: str | None) -> None:
     """Compare `encode`, from text to vectors, with `predict` of the original encoder in Keras on padded word vectors."""
-    words = [f"w{n}" for n in range(VOCABULARY_SIZE - 2)]
-    texts = [" ".join(words[n - 2] for n in ids) for ids in Corpus().sentences(num, 1, 64)]
+    words = [f"w{n}" for n in range(VOCABULARY_SIZE - FIRST_LEARNED)]
+    texts = [" ".join(words[n - FIRST_LEARNED] for n in ids) for ids in Corpus().sentences(num, 1, 64)]
     if path:
         texts = Path(path).read_text(encoding="utf-8").splitlines()
         most = Counter(word for text in texts for word in tokenize([text], "default")[0].as_py())
         words[: len(most)] = [word for word, _ in most.most_common(len(words))]
-    vocabulary = Vocabulary(["<pad>", "<unk>", *words], COUNTS)
+    vocabulary = vocabulary_of(words, COUNTS[FIRST_LEARNED:])
     script = Path(__file__).with_name("keras_predict.py")
     model, best = make_model(original(), 128), 0.0
     for _ in range(2):
