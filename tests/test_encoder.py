@@ -103,7 +103,9 @@ def test_words_past_the_limit_are_cut_off() -> None:
     encoder = make_encoder()
     words = list(np.random.default_rng(3).choice(WORDS, 200))
     assert np.array_equal(encoder.encode(" ".join(words)), encoder.encode(" ".join(words[: encoder.max_tokens])))
-    assert not np.array_equal(encoder.encode(" ".join(words)), encoder.encode(" ".join(words[: encoder.max_tokens - 1])))
+    assert not np.array_equal(
+        encoder.encode(" ".join(words)), encoder.encode(" ".join(words[: encoder.max_tokens - 1]))
+    )
 
 
 def test_the_shapes_and_types_are_those_users_of_sentence_transformers_expect() -> None:
