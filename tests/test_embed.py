@@ -549,6 +549,19 @@ def test_the_tokenizer_of_the_model_decides_how_articles_are_cut(config: EmbedCo
     assert isinstance(job.ledger, Ledger)
 
 
+def test_sentences_are_cut_off_at_pieces_and_counted(config: EmbedConfig, tmp_path: Path) -> None:
+    # As many words as are kept, of which the last one is no piece in the second sentence.
+    texts = [" ".join(["Waa"] * 512), " ".join(["Waa"] * 511 + ["лес"]), "Waa", "…"]
+    source = write_articles(tmp_path / "in.jsonl", [{"id": str(n), "text": text} for n, text in enumerate(texts)])
+    embed_here(change(config, input=(source,)))
+    totals = storage.read_json(f"{config.output}/manifest.json")["totals"]
+    assert (totals["sentences"], totals["sentences_cut"], totals["tokens"]) == (4, 1, 512 + 512 + 1)
+    assert totals["without_words"] == 1
+    np.testing.assert_allclose(
+        matrix(read_rows(config.output)), SentenceEncoder.load(config.model).encode(texts), atol=1e-6
+    )
+
+
 # With Ray
 
 
