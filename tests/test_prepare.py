@@ -400,7 +400,10 @@ def test_a_vocabulary_can_be_given(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a vocabulary"):
         run(tmp_path, vocabulary=f"{tmp_path}/in/rows.parquet")
     pq.write_table(pa.table({"word": ["<pad>", "<unk>", "kara"], "count": [0, 3, 7]}), tmp_path / "old.parquet")
-    with pytest.raises(InputError, match=r"old.parquet is a vocabulary of whole words, as lstm_embed 0\.2 makes them"):
+    with pytest.raises(
+        InputError,
+        match=r"old.parquet cannot be used: it is a vocabulary of whole words, as lstm_embed 0\.2",
+    ):
         run(tmp_path, vocabulary=f"{tmp_path}/old.parquet")
 
 

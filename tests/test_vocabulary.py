@@ -206,7 +206,7 @@ def test_a_vocabulary_of_whole_words_is_refused_with_the_version_that_reads_it(t
     path = tmp_path / "v.parquet"
     pq.write_table(pa.table({"word": ["<pad>", "<unk>", "the"], "count": [0, 3, 9]}), path)
     with pytest.raises(
-        InputError, match=r"v\.parquet is a vocabulary of whole words, as lstm_embed 0\.2 makes them"
+        InputError, match=r"v\.parquet cannot be used: it is a vocabulary of whole words, as lstm_embed 0\.2 makes them"
     ) as no:
         Vocabulary.load(str(path))
     assert "\n" not in str(no.value)

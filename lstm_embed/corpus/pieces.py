@@ -81,9 +81,11 @@ def learn_pieces(words: Sequence[str], weights: Iterable[int], num_pieces: int) 
             minloglevel=2,
         )
     except RuntimeError as error:
+        if "smaller than required_chars" not in str(error):
+            raise
         raise InputError(
-            f"no {num_pieces} pieces can be learned from {len(words)} words: {error}; each frequent character is a piece: "
-            "allow more of them (--num-pieces)"
+            f"{num_pieces:,} pieces are too few for the text: each of its frequent characters is a piece, and so is each byte; "
+            "allow more (--num-pieces)"
         ) from None
     learned = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     chosen = range(len(SPECIAL_PIECES), learned.vocab_size())

@@ -174,8 +174,8 @@ class Vocabulary:
                 table = pq.read_table(file)
                 if table.column_names == ["word", "count"]:
                     raise InputError(
-                        f"{path} is a vocabulary of whole words, as lstm_embed 0.2 makes them; use it with that version, or "
-                        "prepare the corpus anew with this version"
+                        "it is a vocabulary of whole words, as lstm_embed 0.2 makes them; use it with that version, or prepare "
+                        "the corpus anew with this version"
                     )
                 pieces = table["piece"].combine_chunks().cast(pa.string())
                 return cls(pieces, table["count"].to_numpy(), table["score"].to_numpy())
