@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lstm_embed.progress import Summary
+    from lstm_embed.base.progress import Summary
 
 _TERMINAL_SECONDS = 0.2
 _PLAIN_SECONDS = 10.0
@@ -71,7 +71,7 @@ class Console:
     def _write_file(
         self, stage: str, done: float, total: float, unit: str, counters: dict[str, float], now: float
     ) -> None:
-        from lstm_embed import storage
+        from lstm_embed.base import storage
 
         elapsed, gained = now - self._started[0], done - self._started[1]
         rate = gained / elapsed if elapsed > 0 else 0.0
@@ -88,7 +88,7 @@ class Console:
     ) -> None:
         self._close_line()
         if self._output and kind is None:
-            from lstm_embed import storage
+            from lstm_embed.base import storage
 
             storage.remove(storage.join(self._output, "progress.json"))
 

@@ -19,8 +19,8 @@ from launch import main, run_unit_job
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from lstm_embed.base.progress import Summary
     from lstm_embed.embedding.decode import DecodedRow
-    from lstm_embed.progress import Summary
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,14 +18,14 @@ from lstm_embed.corpus.config import ExtractConfig, PrepareConfig
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.evaluation.config import EvaluationConfig
 from lstm_embed.training.config import TrainingConfig
-from lstm_embed.word_vectors.config import WordVectorsConfig
+from lstm_embed.words.config import WordVectorsConfig
 
 from console import Console, print_summary
 from launch import UnitJob, main, ray_session
 from search import print_hits
 
 if TYPE_CHECKING:
-    from lstm_embed.progress import Summary
+    from lstm_embed.base.progress import Summary
 
 DUMP = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 QUERIES = (
@@ -48,7 +48,7 @@ class Config:
 
 def run(config: Config) -> None:
     """Run every stage that is not done yet, then show what came out."""
-    from lstm_embed import storage
+    from lstm_embed.base import storage
 
     folder = functools.partial(storage.join, storage.resolve(config.output))
     summaries: list[Summary] = []
@@ -75,7 +75,7 @@ def _stages(folder: Callable[[str], str], start_ray: Callable[[], Any]) -> list[
     def extract() -> Summary:
         from gensim.test.utils import datapath
 
-        from lstm_embed.corpus.extract import ExtractJob
+        from lstm_embed.dump.extract import ExtractJob
 
         return _run(ExtractJob(ExtractConfig(input=datapath(DUMP), output=articles)), start_ray)
 
@@ -85,7 +85,7 @@ def _stages(folder: Callable[[str], str], start_ray: Callable[[], Any]) -> list[
         return _run(PrepareJob(PrepareConfig(input=(articles,), output=tokens, holdout_every=20)), start_ray)
 
     def word_vectors() -> Summary:
-        from lstm_embed.word_vectors.train import train_word_vectors
+        from lstm_embed.words.train import train_word_vectors
 
         config = WordVectorsConfig(tokens=tokens, output=vectors, dimension=100, epochs=15, sample=1e-3, workers=2)
         return train_word_vectors(config, Console())
@@ -147,7 +147,7 @@ def _run(job: UnitJob, start_ray: Callable[[], Any]) -> Summary:
 
 def _show(folder: Callable[[str], str]) -> None:
     """Print scores, the nearest sentences of three queries, and what comes back from vectors."""
-    from lstm_embed import storage
+    from lstm_embed.base import storage
     from lstm_embed.embedding.search import search
     from lstm_embed.embedding.vectors import Embeddings, encode_queries
     from lstm_embed.model.encoder import SentenceEncoder
@@ -164,7 +164,7 @@ def _show(folder: Callable[[str], str]) -> None:
 
 def _show_scores(folder: Callable[[str], str]) -> None:
     """Print the model's scores beside those of averaging its word vectors."""
-    from lstm_embed import storage
+    from lstm_embed.base import storage
 
     words = storage.read_json(storage.join(folder("word-vectors"), "report.json"))
     scores = storage.read_json(storage.join(folder("scores"), "results.json"))["headline"]
@@ -178,7 +178,7 @@ def _show_scores(folder: Callable[[str], str]) -> None:
 
 def _show_decoded(folder: Callable[[str], str]) -> None:
     """Print held-out sentences beside what their vectors give back, and how many of all came back."""
-    from lstm_embed import storage
+    from lstm_embed.base import storage
 
     decoding = storage.read_json(storage.join(folder("scores"), "results.json"))["decoding"]
     print("\nSentences that were not trained on, and what comes back from the vector alone")

@@ -14,8 +14,8 @@ from lstm_embed.embedding.config import EmbedConfig
 from launch import main, run_unit_job
 
 if TYPE_CHECKING:
-    from lstm_embed.progress import Reporter, Summary
-    from lstm_embed.wandb_run import WandbProgress
+    from lstm_embed.base.progress import Reporter, Summary
+    from lstm_embed.stages.wandb_run import WandbProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ def run(config: Config) -> Summary:
 
 def follow_in_wandb(config: Config, output: str, report: Reporter) -> WandbProgress:
     """Return a reporter that also sends progress to Weights & Biases; one run for each output folder."""
-    from lstm_embed import storage
+    from lstm_embed.base import storage
     from lstm_embed.ledger import fingerprint
-    from lstm_embed.wandb_run import WandbProgress, WandbSettings
+    from lstm_embed.stages.wandb_run import WandbProgress, WandbSettings
 
     settings = WandbSettings(
         project=config.wandb_project,

@@ -10,7 +10,7 @@ from console import Console
 from launch import main
 
 if TYPE_CHECKING:
-    from lstm_embed.progress import Summary
+    from lstm_embed.base.progress import Summary
 
 
 def run(config: EvaluationConfig) -> Summary:

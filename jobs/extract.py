@@ -13,7 +13,7 @@ from lstm_embed.corpus.config import ExtractConfig
 from launch import main, run_unit_job
 
 if TYPE_CHECKING:
-    from lstm_embed.progress import Summary
+    from lstm_embed.base.progress import Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Config(ExtractConfig):
 
 def run(config: Config) -> Summary:
     """Extract, unless everything is done."""
-    from lstm_embed.corpus.extract import ExtractJob
+    from lstm_embed.dump.extract import ExtractJob
 
     return run_unit_job(lambda: ExtractJob(config), dry_run=config.dry_run)
 

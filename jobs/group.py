@@ -16,7 +16,7 @@ from lstm_embed.embedding.config import GroupConfig
 from launch import main, run_unit_job
 
 if TYPE_CHECKING:
-    from lstm_embed.progress import Summary
+    from lstm_embed.base.progress import Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def run(config: Config) -> Summary:
 
 def print_groups(output: str, number: int) -> None:
     """Print the largest groups: size, words and the sentence nearest to the centre."""
-    from lstm_embed import storage
+    from lstm_embed.base import storage
 
     groups = [json.loads(line) for line in storage.read_bytes(storage.join(output, "clusters.jsonl")).splitlines()]
     groups.sort(key=lambda group: -group["size"])

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 from console import Console, print_summary
 
 if TYPE_CHECKING:
+    from lstm_embed.base.progress import Reporter, Summary
     from lstm_embed.ledger import Work
-    from lstm_embed.preflight import Needs
-    from lstm_embed.progress import Reporter, Summary
+    from lstm_embed.stages.preflight import Needs
 
 Config = TypeVar("Config")
 
@@ -183,7 +183,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 @contextlib.contextmanager
 def errors_as_exit_codes() -> Iterator[None]:
     """Turn the failures a user can read into one line and an exit code."""
-    from lstm_embed.errors import InputError, LstmEmbedError
+    from lstm_embed.base.errors import InputError, LstmEmbedError
 
     try:
         yield
@@ -230,8 +230,8 @@ def ray_session(needs: Needs | None = None, report: Reporter | None = None) -> I
     import ray
     import ray.data
 
-    from lstm_embed import preflight
-    from lstm_embed.progress import SILENT
+    from lstm_embed.base.progress import SILENT
+    from lstm_embed.stages import preflight
 
     needs = needs or preflight.Needs()
     with contextlib.ExitStack() as stack:
@@ -270,7 +270,7 @@ def _start_embedded_ray() -> None:
 
     import ray
 
-    from lstm_embed.errors import LstmEmbedError
+    from lstm_embed.base.errors import LstmEmbedError
 
     try:
         with _native_stderr_held():
@@ -306,7 +306,7 @@ def _ray_may_end(ending: threading.Event) -> Iterator[None]:
     from ray._private import worker
     from ray.exceptions import RayError
 
-    from lstm_embed.errors import LstmEmbedError
+    from lstm_embed.base.errors import LstmEmbedError
 
     raylet = worker.global_worker.node.all_processes["raylet"][0].process
 
@@ -379,7 +379,7 @@ def run_unit_job(
     if dry_run:
         _print_plan(job, work)
         raise SystemExit(0)
-    from lstm_embed.observe import Metrics
+    from lstm_embed.stages.observe import Metrics
 
     metrics = Metrics(console, job.output)
     with (

@@ -13,7 +13,7 @@ from lstm_embed.corpus.config import REMOVED, PrepareConfig
 from launch import main, run_unit_job
 
 if TYPE_CHECKING:
-    from lstm_embed.progress import Summary
+    from lstm_embed.base.progress import Summary
 
 
 @dataclass(frozen=True, kw_only=True)

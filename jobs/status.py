@@ -31,8 +31,8 @@ class Config:
 
 def run(config: Config) -> None:
     """Print the state of a folder."""
-    from lstm_embed import storage
-    from lstm_embed.errors import InputError
+    from lstm_embed.base import storage
+    from lstm_embed.base.errors import InputError
 
     path = storage.resolve(config.path)
     if not storage.exists(path):
@@ -55,7 +55,7 @@ def run(config: Config) -> None:
 
 
 def _unit_folder(path: str) -> dict[str, Any]:
-    from lstm_embed import storage
+    from lstm_embed.base import storage
     from lstm_embed.ledger.state import folder_state
 
     found: FolderState = folder_state(path)
@@ -83,7 +83,7 @@ def _unit_folder(path: str) -> dict[str, Any]:
 
 
 def _training_run(path: str) -> dict[str, Any]:
-    from lstm_embed import storage
+    from lstm_embed.base import storage
 
     lines = storage.read_bytes(storage.join(path, "metrics.jsonl")).splitlines()
     last: dict[str, Any] = {}
@@ -94,7 +94,7 @@ def _training_run(path: str) -> dict[str, Any]:
 
 
 def _sealed_folder(path: str) -> dict[str, Any]:
-    from lstm_embed import storage
+    from lstm_embed.base import storage
 
     manifest = storage.read_json(storage.join(path, "manifest.json"))
     return {

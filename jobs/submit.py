@@ -153,7 +153,7 @@ def next_id(name: str, jobs: Sequence[JobDetails]) -> str:
     Raises:
         OutputBusy: if a job of the name is still running.
     """
-    from lstm_embed.errors import OutputBusy
+    from lstm_embed.base.errors import OutputBusy
 
     last = 0
     for job in jobs:
@@ -192,7 +192,7 @@ def _connect(config: Config) -> JobSubmissionClient:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    from lstm_embed.errors import InputError, LstmEmbedError
+    from lstm_embed.base.errors import InputError, LstmEmbedError
 
     for name in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)

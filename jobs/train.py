@@ -16,7 +16,7 @@ from console import Console
 from launch import main, ray_session
 
 if TYPE_CHECKING:
-    from lstm_embed.progress import Summary
+    from lstm_embed.base.progress import Summary
 
 
 def defaults(arguments: list[str]) -> TrainingConfig:
@@ -37,7 +37,7 @@ def defaults(arguments: list[str]) -> TrainingConfig:
 
 def run(config: TrainingConfig) -> Summary:
     """Train, unless the run has finished."""
-    from lstm_embed.observe import Metrics
+    from lstm_embed.stages.observe import Metrics
     from lstm_embed.training.trainer import finished_run, needs, train
 
     if summary := finished_run(config):

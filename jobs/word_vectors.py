@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lstm_embed.word_vectors.config import WordVectorsConfig
+from lstm_embed.words.config import WordVectorsConfig
 
 from console import Console
 from launch import main
 
 if TYPE_CHECKING:
-    from lstm_embed.progress import Summary
+    from lstm_embed.base.progress import Summary
 
 
 def run(config: WordVectorsConfig) -> Summary:
     """Train or import, unless everything is done."""
-    from lstm_embed.word_vectors.train import train_word_vectors
+    from lstm_embed.words.train import train_word_vectors
 
     with Console() as console:
         return train_word_vectors(config, console)

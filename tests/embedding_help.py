@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from synthetic import vocabulary_of
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig, GroupConfig
 from lstm_embed.ledger import PartRecord, Unit
@@ -27,7 +28,6 @@ from lstm_embed.model.config import ModelConfig, OriginalConfig
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.original import OriginalModel
 from lstm_embed.model.sentence_model import SentenceModel
-from lstm_embed.progress import SILENT, Reporter, Summary
 
 from conftest import ROOT
 

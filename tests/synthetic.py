@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.corpus.pieces import MARK, SPECIAL_PIECES
 from lstm_embed.corpus.token_set import FORMAT, KIND, SCHEMA, VOCABULARY, TokenSet, count_rows
 from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED, Vocabulary

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.articles import cut_into_units, discover, find_files, inflation, read_articles
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.formats import Article
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import Rejected, Span, Unit
 
 CONFIG = TextConfig()

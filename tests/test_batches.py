@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import write_token_set
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.token_set import PartInfo, TokenSet
-from lstm_embed.errors import InputError
 from lstm_embed.training.batches import BatchPlan, owned_micro_batches, read_buffer
 from lstm_embed.training.loader import Loader, MicroBatch, PartCache, Step
 

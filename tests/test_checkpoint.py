@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_help import make_config
 
-from lstm_embed import storage
-from lstm_embed.errors import FingerprintMismatch, InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.training import checkpoint
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.run import Phase, Run, RunFolder, plan_run

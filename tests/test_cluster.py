@@ -24,7 +24,7 @@ from jsonschema import Draft202012Validator
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from lstm_embed.capacity import unplaced
+from lstm_embed.stages.capacity import unplaced
 
 from conftest import ROOT
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from model_help import batch_of, moved
 from synthetic import vocabulary_of
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED
-from lstm_embed.errors import InputError
 from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.sentence_model import SentenceModel

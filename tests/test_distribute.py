@@ -17,11 +17,12 @@ import pyarrow as pa
 import pytest
 from ray import cloudpickle
 
-from lstm_embed import distribute, storage
-from lstm_embed.distribute import run_chunks, run_units
-from lstm_embed.errors import InputError, LstmEmbedError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError, LstmEmbedError
 from lstm_embed.ledger import PartRecord, Span, Unit
-from lstm_embed.observe import watched
+from lstm_embed.stages import units as distribute
+from lstm_embed.stages.observe import watched
+from lstm_embed.stages.units import run_chunks, run_units
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -19,8 +19,8 @@ from gensim.test.utils import datapath
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lstm_embed import storage
-from lstm_embed.corpus.dump import (
+from lstm_embed.base import storage
+from lstm_embed.dump.articles import (
     Article,
     Page,
     UnitReader,

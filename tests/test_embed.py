@@ -27,16 +27,16 @@ from embedding_help import (
     write_articles,
 )
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError, OutputBusy, TooMuchRejected
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
 from lstm_embed.embedding.embed import EmbedJob, embed
-from lstm_embed.embedding.pool import pool_size
 from lstm_embed.embedding.vectors import Embeddings, read_about
-from lstm_embed.errors import FingerprintMismatch, InputError, OutputBusy, TooMuchRejected
 from lstm_embed.ledger import Ledger
 from lstm_embed.ledger.owner import owned
 from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.stages.pool import pool_size
 
 NUM_ARTICLES = 60
 
@@ -568,7 +568,7 @@ def test_sentences_are_cut_off_at_pieces_and_counted(config: EmbedConfig, tmp_pa
 def test_any_number_of_workers_gives_the_same_bytes_and_the_stages_stay_apart(
     config: EmbedConfig, ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lstm_embed import distribute
+    from lstm_embed.stages import units as distribute
 
     alone = change(config, output=str(tmp_path / "alone"))
     embed_here(alone)

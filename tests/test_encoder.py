@@ -15,9 +15,9 @@ import torch
 from model_help import moved
 from synthetic import vocabulary_of
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED, Vocabulary
-from lstm_embed.errors import InputError
 from lstm_embed.model.config import EMBEDDINGS, AnyConfig, ModelConfig, original
 from lstm_embed.model.encoder import SentenceEncoder, resolve_precision
 from lstm_embed.model.folder import load_model, open_model, save_model

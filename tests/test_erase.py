@@ -24,14 +24,14 @@ from embedding_help import (
     write_articles,
 )
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError, OutputBusy
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.token_set import TokenSet, count_rows
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
 from lstm_embed.embedding.decode import DecodeJob
 from lstm_embed.embedding.embed import EmbedJob
 from lstm_embed.embedding.erase import erase
-from lstm_embed.errors import InputError, OutputBusy
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.owner import owned
 

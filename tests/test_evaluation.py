@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from lstm_embed.base.errors import FingerprintMismatch
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.errors import FingerprintMismatch
 from lstm_embed.evaluation.charts import Bar, Point, bar_chart, escape, line_chart, scatter
 from lstm_embed.evaluation.config import EvaluationConfig
 from lstm_embed.evaluation.evaluate import evaluate
 from lstm_embed.evaluation.report import render
 from lstm_embed.evaluation.results import training_curves
-from lstm_embed.word_vectors.scores import shipped_file
+from lstm_embed.words.scores import shipped_file
 from tests.synthetic import write_token_set
 from tests.test_evaluation_measures import write_embeddings
 

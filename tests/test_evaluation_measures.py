@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED
-from lstm_embed.errors import InputError
 from lstm_embed.evaluation import classification, clustering, retrieval, similarity
 from lstm_embed.evaluation.baselines import Bm25, NearestSentence, Tokens, averaging_baselines
 from lstm_embed.evaluation.corpora import EmbeddedCorpus, Rows, Sentences, shipped_sentences, token_set_sentences

@@ -16,9 +16,9 @@ import torch
 import yaml
 from gensim.test.utils import datapath
 
+from lstm_embed.base.errors import FingerprintMismatch, InputError, LstmEmbedError
 from lstm_embed.corpus.text import sentence_splitter, tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.errors import FingerprintMismatch, InputError, LstmEmbedError
 from lstm_embed.export import export as exporting
 from lstm_embed.export.config import ExportConfig
 from lstm_embed.export.export import export

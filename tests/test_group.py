@@ -22,14 +22,14 @@ from embedding_help import (
     write_articles,
 )
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.embedding import duplicates as duplicates_module
 from lstm_embed.embedding import group as group_module
 from lstm_embed.embedding.config import EmbedConfig, GroupConfig
 from lstm_embed.embedding.duplicates import list_near_duplicates
 from lstm_embed.embedding.group import GroupJob, assign, draw_rows, fit, group, read_centres
 from lstm_embed.embedding.vectors import KIND, Embeddings, VectorFormat, unit_rows, write_vectors
-from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger import PartRecord, PartStore, Unit
 
 pytest.importorskip("sklearn")

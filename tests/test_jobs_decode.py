@@ -28,11 +28,11 @@ from embedding_help import (
     write_articles,
 )
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
 from lstm_embed.embedding.decode import CutPart, DecodeJob, decode, decode_first
 from lstm_embed.embedding.vectors import Embeddings
-from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.model.encoder import SentenceEncoder
 
 from conftest import run_job

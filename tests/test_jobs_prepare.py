@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from processes import wait_for
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.corpus import prepare
 from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.distribute import UnitFunction
 from lstm_embed.ledger import PartRecord, Unit
+from lstm_embed.stages.units import UnitFunction
 
 from conftest import ROOT, run_job
 

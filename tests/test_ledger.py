@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lstm_embed import storage
-from lstm_embed.errors import FingerprintMismatch, InputError, TooMuchRejected
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError, TooMuchRejected
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Span, Unit, Work, fingerprint, open_sealed, seal
 from lstm_embed.ledger import owner as owner_module
 from lstm_embed.ledger.parts import quarantine_path, read_record

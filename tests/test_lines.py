@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import LstmEmbedError
 from lstm_embed.corpus import lines
 from lstm_embed.corpus.lines import Line, read_lines
-from lstm_embed.errors import LstmEmbedError
 from lstm_embed.ledger import Rejected, Span
 
 LONG = 1 << 20

@@ -20,8 +20,8 @@ from synthetic import write_token_set, write_word_vectors
 from torch import Tensor
 from training_help import Crash, Team, ThreadSession, final_weights, make_config, make_run, run_workers, write_data
 
+from lstm_embed.base.errors import FingerprintMismatch, InputError, NonFiniteLoss
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.errors import FingerprintMismatch, InputError, NonFiniteLoss
 from lstm_embed.model.config import original
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import load_model, save_model

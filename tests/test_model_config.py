@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lstm_embed.errors import InputError
+from lstm_embed.base.errors import InputError
 from lstm_embed.model import config as config_module
 from lstm_embed.model.config import PRESETS, ModelConfig, OriginalConfig, config_from_dict
 

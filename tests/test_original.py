@@ -24,8 +24,8 @@ from model_help import (
 )
 from synthetic import vocabulary_of
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED
-from lstm_embed.errors import InputError
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.original import OriginalModel
 

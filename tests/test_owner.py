@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lstm_embed import storage
-from lstm_embed.errors import OutputBusy
+from lstm_embed.base import storage
+from lstm_embed.base.errors import OutputBusy
 from lstm_embed.ledger import owner
 from lstm_embed.ledger.owner import Owner, owned
 
@@ -68,7 +68,7 @@ def test_a_second_process_is_refused_by_name_and_let_in_when_the_first_is_killed
 def test_of_processes_that_start_together_at_most_one_writes(tmp_path: Path) -> None:
     code = """
 import sys, time
-from lstm_embed.errors import OutputBusy
+from lstm_embed.base.errors import OutputBusy
 from lstm_embed.ledger.owner import owned
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
 for _ in range(10):

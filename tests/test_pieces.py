@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus import counts
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.pieces import BYTE_PIECES, MARK, SPECIAL_PIECES
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED, PAD, Vocabulary
-from lstm_embed.errors import InputError
 
 TEXTS = {
     "English": "The river runs past the old mill. Nobody remembers who built the mill, but the river does. We walked "

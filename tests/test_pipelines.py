@@ -20,7 +20,7 @@ from embedding_help import VOCABULARY, WORDS, make_text, save_model
 from torch.nn.functional import cross_entropy
 
 from lstm_embed import EmbedBatch, SentenceEncoder, SentenceModule, SentenceVectorizer
-from lstm_embed.errors import FingerprintMismatch, InputError
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.model.config import EMBEDDINGS, ModelConfig, OriginalConfig
 from lstm_embed.model.folder import load_model
 from lstm_embed.model.recipes import class_of

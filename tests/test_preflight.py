@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_embed import observe, preflight, storage
-from lstm_embed.capacity import describe, unplaced, wait_for_resources
-from lstm_embed.errors import InputError, LstmEmbedError
-from lstm_embed.preflight import Expectation, Needs, NodeFacts, faults
-from lstm_embed.progress import SILENT
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError, LstmEmbedError
+from lstm_embed.base.progress import SILENT
+from lstm_embed.stages import observe, preflight
+from lstm_embed.stages.capacity import describe, unplaced, wait_for_resources
+from lstm_embed.stages.preflight import Expectation, Needs, NodeFacts, faults
 
 
 class Notes:

@@ -22,18 +22,18 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import vocabulary_of
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError, LstmEmbedError, TooMuchRejected
+from lstm_embed.base.progress import Summary
 from lstm_embed.corpus import articles, counts, prepare, repeats, sentences, tasks
 from lstm_embed.corpus.config import PrepareConfig, TextConfig
 from lstm_embed.corpus.sentences import UnitReader, part_chunks
 from lstm_embed.corpus.text import split_sentences, tokenize
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED, Vocabulary
-from lstm_embed.distribute import UnitFunction, run_units
-from lstm_embed.errors import FingerprintMismatch, InputError, LstmEmbedError, TooMuchRejected
 from lstm_embed.ledger import PartRecord, Span, Unit
 from lstm_embed.ledger import owner as owner_module
-from lstm_embed.progress import Summary
+from lstm_embed.stages.units import UnitFunction, run_units
 
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "tür", "жа") for b in ("ra", "ne", "so", "тик", "q")]
 

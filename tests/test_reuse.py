@@ -22,12 +22,12 @@ from embedding_help import (
     write_articles,
 )
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
+from lstm_embed.base.progress import SILENT
 from lstm_embed.embedding import reuse as reuse_module
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.reuse import EarlierVectors, build_index
-from lstm_embed.errors import InputError
-from lstm_embed.progress import SILENT
 
 Articles = list[dict[str, Any]]
 

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 from embedding_help import change, embed_here, make_articles, matrix, read_rows, save_model, write_articles
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.embedding import search as search_module
 from lstm_embed.embedding.config import EmbedConfig, SearchConfig
 from lstm_embed.embedding.search import search
 from lstm_embed.embedding.vectors import KIND, Embeddings, VectorFormat, encode_queries, write_vectors
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import PartStore
 
 

@@ -23,7 +23,7 @@ from model_help import (
     padded,
 )
 
-from lstm_embed.errors import InputError
+from lstm_embed.base.errors import InputError
 from lstm_embed.model.config import EMBEDDINGS, ModelConfig
 from lstm_embed.model.positions import frequencies
 from lstm_embed.model.sentence_model import SentenceModel

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 
 PLACES = ["local", "s3"]
 

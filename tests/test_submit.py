@@ -19,8 +19,8 @@ from cluster_tools import SUBMIT, client, running_cluster, write_articles
 from command_lines import JOBS
 from local_cluster import free_port
 
-from lstm_embed import storage
-from lstm_embed.errors import OutputBusy
+from lstm_embed.base import storage
+from lstm_embed.base.errors import OutputBusy
 
 from conftest import ROOT
 

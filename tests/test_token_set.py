@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import vocabulary_of
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus import prepare
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.token_set import MAX_MIN_TOKENS, SCHEMA, TokenSet, count_rows, is_held_out, rows_of
-from lstm_embed.errors import InputError
 
 
 @settings(max_examples=200, deadline=None)

@@ -15,14 +15,14 @@ import pytest
 import training_help
 from training_help import make_config, write_data
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.stages.wandb_run import WandbProgress, WandbSettings, has_key
 from lstm_embed.training.finish import finish, send_examples
 from lstm_embed.training.run import Phase, Run, RunFolder
 from lstm_embed.training.session import LocalSession
 from lstm_embed.training.setup import set_up
 from lstm_embed.training.tracking import STEP, MetricsFile, Row
 from lstm_embed.training.wandb_log import WandbLog
-from lstm_embed.wandb_run import WandbProgress, WandbSettings, has_key
 
 
 def row(step: int, loss: float = 1.0) -> Row:
@@ -202,7 +202,7 @@ def test_the_next_run_of_a_process_is_its_own_whatever_became_of_the_one_before(
 def test_the_progress_of_a_job_is_handed_on_and_its_figures_are_logged_without_notes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lstm_embed.wandb_run._PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("lstm_embed.stages.wandb_run._PROGRESS_SECONDS", 0.0)
     told: list[Any] = []
 
     class Told:
@@ -219,7 +219,7 @@ def test_the_progress_of_a_job_is_handed_on_and_its_figures_are_logged_without_n
         report.progress("embed", 0, 4, "MB", sentences=0, parts=0)
         report.note("a secret sentence")
         report.progress("embed", 2, 4, "MB", sentences=50, parts=1)
-        monkeypatch.setattr("lstm_embed.wandb_run._PROGRESS_SECONDS", 1000.0)
+        monkeypatch.setattr("lstm_embed.stages.wandb_run._PROGRESS_SECONDS", 1000.0)
         report.progress("embed", 3, 4, "MB", sentences=80, parts=2)
         report.progress("embed", 4, 4, "MB", sentences=100, parts=3)
     assert told[1:] == [

@@ -19,8 +19,8 @@ from synthetic import make_vocabulary, write_word_vectors
 from test_tracking import wandb_history, wandb_records
 from training_help import final_weights, make_config, make_run, run_workers, write_data
 
-from lstm_embed import storage
-from lstm_embed.errors import FingerprintMismatch, InputError, NonFiniteLoss, OutputBusy
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError, NonFiniteLoss, OutputBusy
 from lstm_embed.ledger.owner import owned
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.training import checkpoint

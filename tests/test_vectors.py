@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from embedding_help import embed_here, make_articles, matrix, read_rows, save_model, write_articles
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.vectors import Embeddings, VectorFormat, read_about, unit_rows, write_vectors
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import PartStore
 
 

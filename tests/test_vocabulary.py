@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import vocabulary_of
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus import counts
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.pieces import SPECIAL_PIECES
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED, PAD, Vocabulary
-from lstm_embed.errors import InputError
 
 words = st.text("abж'1", min_size=1, max_size=3)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_embed.corpus.wikitext import clean
+from lstm_embed.dump.wikitext import clean
 
 
 def test_templates_go_with_all_they_hold() -> None:

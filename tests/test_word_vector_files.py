@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.pieces import MARK, SPECIAL_PIECES
 from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED, Vocabulary
-from lstm_embed.errors import InputError
-from lstm_embed.word_vectors import WordVectors, WordVectorsConfig, train_word_vectors
-from lstm_embed.word_vectors.fasttext_file import MAGIC, FastTextFile
-from lstm_embed.word_vectors.formats import detect_format, read_vectors
-from lstm_embed.word_vectors.gensim_model import new_model
-from lstm_embed.word_vectors.sampled_loss import sampled_loss
-from lstm_embed.word_vectors.scores import shipped_file
+from lstm_embed.words import WordVectors, WordVectorsConfig, train_word_vectors
+from lstm_embed.words.fasttext_file import MAGIC, FastTextFile
+from lstm_embed.words.formats import detect_format, read_vectors
+from lstm_embed.words.gensim_model import new_model
+from lstm_embed.words.sampled_loss import sampled_loss
+from lstm_embed.words.scores import shipped_file
 from tests.synthetic import vocabulary_of, write_token_set
 
 WORDS = [f"word{n}" for n in range(60)]

@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.corpus.pieces import SPECIAL_PIECES
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED
-from lstm_embed.errors import FingerprintMismatch, InputError
-from lstm_embed.word_vectors import WordVectors, WordVectorsConfig, train_word_vectors
-from lstm_embed.word_vectors.folder import VECTORS, State
-from lstm_embed.word_vectors.formats import detect_format, read_vectors
-from lstm_embed.word_vectors.scores import analogies, shipped_file, similar_words, unit_rows, word_pair_correlation
+from lstm_embed.words import WordVectors, WordVectorsConfig, train_word_vectors
+from lstm_embed.words.folder import VECTORS, State
+from lstm_embed.words.formats import detect_format, read_vectors
+from lstm_embed.words.scores import analogies, shipped_file, similar_words, unit_rows, word_pair_correlation
 from tests.synthetic import NUM_TOPICS, vocabulary_of, write_token_set
 
 SMALL: dict[str, Any] = {"dimension": 16, "epochs": 3, "sample": 0.0, "workers": 1, "seed": 5}
@@ -92,7 +92,7 @@ def test_a_folder_with_other_files_is_refused(tokens: TokenSet, tmp_path: Path) 
 
 TRAIN_AND_TELL = """
 import sys
-from lstm_embed.word_vectors import WordVectorsConfig, train_word_vectors
+from lstm_embed.words import WordVectorsConfig, train_word_vectors
 import json
 class Teller:
     def progress(self, *args, **counters): pass
@@ -398,7 +398,7 @@ def test_similar_words_never_name_the_word_itself_or_a_special_one(tokens: Token
 
 def test_settings_are_read_without_gensim_torch_or_ray() -> None:
     code = (
-        "import sys, lstm_embed.word_vectors.config, lstm_embed.evaluation.config as c\n"
+        "import sys, lstm_embed.words.config, lstm_embed.evaluation.config as c\n"
         "print([m for m in ('gensim', 'torch', 'ray', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run(

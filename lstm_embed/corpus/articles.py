@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.formats import Article, doc_articles, parquet_articles, parse_json
 from lstm_embed.corpus.lines import Line, read_lines, rejected
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import Rejected, Span, Unit
 from lstm_embed.ledger.sealed import read_manifest
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.progress import SILENT, Reporter
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger.parts import encode_table
-from lstm_embed.progress import SILENT, Reporter
 
 NUM_PARTITIONS = 16
 _MOST_WORDS = 100_000

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.lines import Line, rejected
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import Rejected, Span
 
 _DOC_START = re.compile(rb'^<doc\s+id="([^"]*)"(?:[^>]*?\btitle="([^"]*)")?[^>]*>\s*$')

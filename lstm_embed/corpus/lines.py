@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-from lstm_embed import storage
-from lstm_embed.errors import LstmEmbedError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import LstmEmbedError
 from lstm_embed.ledger import Rejected, Span
 
 _BLOCK = 1 << 20

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed.errors import InputError
+from lstm_embed.base.errors import InputError
 
 MARK = "▁"
 """Stands before the first letter of a word."""

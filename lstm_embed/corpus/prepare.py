@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus import repeats, token_set
 from lstm_embed.corpus.articles import cut_into_units, discover, inflation, read_articles
 from lstm_embed.corpus.config import PrepareConfig, text_settings
@@ -25,13 +27,11 @@ from lstm_embed.corpus.sentences import UnitReader
 from lstm_embed.corpus.tasks import FinalTask, RecountTask, StageTask, counts_path, recounts_path
 from lstm_embed.corpus.text import sentence_splitter
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.distribute import UnitFunction, run_units
-from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Unit, Work, fingerprint
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.plan import add_counts, check_rejected
-from lstm_embed.preflight import Needs
-from lstm_embed.progress import SILENT, Reporter, Summary
+from lstm_embed.stages.preflight import Needs
+from lstm_embed.stages.units import UnitFunction, run_units
 
 _SAMPLE_RECORDS = 100
 _HIDDEN_FACTS = ("holdout", "records", "sentences", "rejected")

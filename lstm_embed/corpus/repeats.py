@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.progress import SILENT, Reporter
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Unit, fingerprint
-from lstm_embed.progress import SILENT, Reporter
 
 FOLDER = "repeats"
 NUM_PARTITIONS = 64

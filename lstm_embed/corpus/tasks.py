@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.corpus import counts, repeats, token_set
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.sentences import CHUNK_ROWS, SentenceChunk, UnitReader, part_chunks

@@ -31,8 +31,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.characters import ascii_table, cut
-from lstm_embed.errors import InputError
 
 PROFILES = ("default", "original")
 

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.errors import InputError
 from lstm_embed.ledger.sealed import read_manifest
 
 KIND = "token_set"

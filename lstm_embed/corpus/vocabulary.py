@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.pieces import (
     BYTE_PIECES,
     MARK,
@@ -24,7 +25,6 @@ from lstm_embed.corpus.pieces import (
     learn_pieces,
     whole_word_scores,
 )
-from lstm_embed.errors import InputError
 from lstm_embed.ledger.parts import encode_table
 
 PAD = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lstm_embed.errors import InputError
+from lstm_embed.base.errors import InputError
 
 
 class EmbedBatch:

@@ -15,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.articles import Article, read_articles
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.embedding.config import split_column
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import Span
 
 _ARROW: dict[str, pa.DataType] = {

@@ -18,20 +18,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lstm_embed import storage
-from lstm_embed.distribute import run_chunks
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.embedding.config import DecodeConfig
-from lstm_embed.embedding.pool import READER_CPUS, PartProgress, find_workers, pool_needs
 from lstm_embed.embedding.vectors import Embeddings, Matrix, read_slice, to_matrix
 from lstm_embed.embedding.worker import committed, compute_alone, open_model
-from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Span, Unit, Work
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.parts import read_record
 from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.ledger.units import read_plan
-from lstm_embed.preflight import Needs
-from lstm_embed.progress import SILENT, Reporter, Summary
+from lstm_embed.stages.pool import READER_CPUS, PartProgress, find_workers, pool_needs
+from lstm_embed.stages.preflight import Needs
+from lstm_embed.stages.units import run_chunks
 
 if TYPE_CHECKING:
     from lstm_embed.model.encoder import SentenceEncoder

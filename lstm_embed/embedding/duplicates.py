@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.progress import SILENT, Reporter
 from lstm_embed.embedding.vectors import Matrix, read_vectors, unit_rows
-from lstm_embed.progress import SILENT, Reporter
 
 _BUCKETS = 64
 _BLOCK_ROWS = 2048

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.embedding.vectors import KIND
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import PartStore, Work
 from lstm_embed.ledger.erased import read_lines, refuse_unfinished, write_lines
 from lstm_embed.ledger.parts import parse_name, read_record

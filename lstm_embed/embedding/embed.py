@@ -12,29 +12,29 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.articles import cut_into_units, find_files, inflation
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.sentences import UnitReader
 from lstm_embed.corpus.text import sentence_splitter
 from lstm_embed.corpus.token_set import KIND as TOKEN_SET
 from lstm_embed.corpus.token_set import TokenSet, read_part
-from lstm_embed.distribute import run_chunks
 from lstm_embed.embedding.columns import settle_types
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.earlier import Earlier, leftovers
-from lstm_embed.embedding.pool import READER_CPUS, PartProgress, find_workers, pool_needs
 from lstm_embed.embedding.read import ReadUnit
 from lstm_embed.embedding.reuse import Reuse, build_index
 from lstm_embed.embedding.vectors import KIND, VectorFormat, refuse_earlier
 from lstm_embed.embedding.worker import REUSED, EmbedChunk
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import Ledger, PartRecord, Span, Work
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.model.config import OriginalConfig, config_from_dict
-from lstm_embed.preflight import Needs
-from lstm_embed.progress import SILENT, Reporter, Summary
+from lstm_embed.stages.pool import READER_CPUS, PartProgress, find_workers, pool_needs
+from lstm_embed.stages.preflight import Needs
+from lstm_embed.stages.units import run_chunks
 
 FORMAT = 2
 """Version of the parts' content; raised by hand when the same text and model would give other rows."""

@@ -23,18 +23,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus import token_set
 from lstm_embed.corpus.tasks import PARQUET, recounted
 from lstm_embed.embedding import decode, vectors
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import PartRecord, PartStore, fingerprint
 from lstm_embed.ledger.erased import ERASING, Erased, digest, read_lines, write_lines
 from lstm_embed.ledger.owner import Owner, owned
 from lstm_embed.ledger.parts import parse_name, read_record
 from lstm_embed.ledger.plan import add_counts
 from lstm_embed.ledger.sealed import MANIFEST
-from lstm_embed.progress import SILENT, Reporter, Summary
 
 _READERS = 8
 

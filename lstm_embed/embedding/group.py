@@ -20,16 +20,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
-from lstm_embed.distribute import run_units
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.embedding.config import GroupConfig
 from lstm_embed.embedding.duplicates import list_near_duplicates
 from lstm_embed.embedding.vectors import Embeddings, Matrix, read_vectors, to_matrix, unit_rows
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Span, Unit, Work
 from lstm_embed.ledger.sealed import read_manifest
-from lstm_embed.preflight import Needs
-from lstm_embed.progress import SILENT, Reporter, Summary
+from lstm_embed.stages.preflight import Needs
+from lstm_embed.stages.units import run_units
 
 KIND = "groups"
 FORMAT = 2

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lstm_embed import storage
-from lstm_embed.errors import InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 
 
 def read_list(path: str, what: str, flag: str) -> list[str]:

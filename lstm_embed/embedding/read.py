@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.sentences import CHUNK_ROWS, UnitReader, part_chunks
 from lstm_embed.corpus.tasks import cut_off, lengths_of
@@ -18,7 +19,6 @@ from lstm_embed.corpus.token_set import read_part
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.embedding.columns import carried
 from lstm_embed.embedding.config import split_column
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import PartRecord, PartStore, Unit
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.parts import read_record

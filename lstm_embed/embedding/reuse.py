@@ -22,9 +22,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.progress import SILENT, Reporter
 from lstm_embed.embedding.vectors import Matrix, to_matrix
-from lstm_embed.progress import SILENT, Reporter
 
 _HASH_BYTES = 16
 _PLACE = np.dtype([("source", "<i4"), ("first", "<i4"), ("rows", "<i4")])

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
+from lstm_embed.base.progress import SILENT, Reporter
 from lstm_embed.embedding.vectors import Embeddings, Matrix, read_vectors
-from lstm_embed.errors import InputError
-from lstm_embed.progress import SILENT, Reporter
 
 _HIDDEN = ("embedding", "article_hash")
 _BATCH_ROWS = 8192

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
-from lstm_embed.errors import FingerprintMismatch, InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger import PartRecord, PartStore, provenance
 from lstm_embed.ledger.sealed import read_manifest
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lstm_embed.base.errors import FingerprintMismatch
 from lstm_embed.embedding.reuse import EarlierVectors, Reuse
 from lstm_embed.embedding.vectors import Matrix, VectorFormat, made_with, unit_rows, write_vectors
-from lstm_embed.errors import FingerprintMismatch
 from lstm_embed.ledger import PartRecord, PartStore
 from lstm_embed.ledger.parts import read_record
 

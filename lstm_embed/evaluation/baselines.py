@@ -15,7 +15,7 @@ from scipy import sparse
 
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import FIRST_ID, Vocabulary
-from lstm_embed.word_vectors.scores import unit_rows
+from lstm_embed.words.scores import unit_rows
 
 FloatArray = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str]], FloatArray]

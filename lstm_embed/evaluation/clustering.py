@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lstm_embed.evaluation.baselines import Embed
 from lstm_embed.evaluation.classification import Labelled
-from lstm_embed.word_vectors.scores import unit_rows
+from lstm_embed.words.scores import unit_rows
 
 MAX_TEXTS = 5_000
 _ITERATIONS = 30

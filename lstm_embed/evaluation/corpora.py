@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.token_set import TokenSet, is_held_out
-from lstm_embed.errors import InputError
 from lstm_embed.evaluation.baselines import FloatArray
 from lstm_embed.ledger.sealed import read_manifest
-from lstm_embed.word_vectors.scores import shipped_file
+from lstm_embed.words.scores import shipped_file
 
 Keys = npt.NDArray[np.uint64]
 _CHUNK_ROWS = 8_192

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.text import sentence_splitter
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.evaluation import classification as classify
 from lstm_embed.evaluation import examples, similarity
 from lstm_embed.evaluation.baselines import (
@@ -37,8 +38,7 @@ from lstm_embed.evaluation.retrieval import retrieve_embedded, retrieve_in_memor
 from lstm_embed.ledger import fingerprint, provenance, seal
 from lstm_embed.ledger.sealed import open_sealed, read_manifest
 from lstm_embed.ledger.whole import finished, making
-from lstm_embed.progress import SILENT, Reporter, Summary
-from lstm_embed.word_vectors import WordVectors
+from lstm_embed.words import WordVectors
 
 if TYPE_CHECKING:
     from lstm_embed.model.encoder import SentenceEncoder

@@ -8,7 +8,7 @@ import numpy as np
 
 from lstm_embed.evaluation.baselines import Embed
 from lstm_embed.evaluation.corpora import Sentences
-from lstm_embed.word_vectors.scores import unit_rows
+from lstm_embed.words.scores import unit_rows
 
 MAP_ARTICLES, MAP_SENTENCES = 12, 40
 _TEXT_LENGTH = 200

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_embed import storage
-from lstm_embed.errors import InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.evaluation.decoding import ALL
 from lstm_embed.evaluation.report import render
 

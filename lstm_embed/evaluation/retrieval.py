@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lstm_embed.evaluation.baselines import Bm25, Embed, FloatArray, Tokens
 from lstm_embed.evaluation.corpora import EmbeddedCorpus, Keys, Rows, Sentences
 from lstm_embed.evaluation.similarity import interval
-from lstm_embed.word_vectors.scores import unit_rows
+from lstm_embed.words.scores import unit_rows
 
 CUTOFFS = (1, 10, 100)
 _CHUNK_ROWS = 8_192

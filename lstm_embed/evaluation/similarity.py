@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed import storage
-from lstm_embed.errors import InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.evaluation.baselines import Embed, FloatArray
-from lstm_embed.word_vectors.scores import shipped_file, unit_rows
+from lstm_embed.words.scores import shipped_file, unit_rows
 
 Floats = npt.NDArray[np.float64]
 

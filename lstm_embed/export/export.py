@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError, LstmEmbedError
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.pieces import MARK
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED
-from lstm_embed.errors import FingerprintMismatch, InputError, LstmEmbedError
 from lstm_embed.export import standalone
 from lstm_embed.export.card import model_card
 from lstm_embed.export.config import ExportConfig
@@ -25,7 +26,6 @@ from lstm_embed.ledger import fingerprint, provenance, seal
 from lstm_embed.ledger.whole import finished, making
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import LoadedModel, load_model, open_model
-from lstm_embed.progress import SILENT, Reporter, Summary
 
 STAGE, KIND = "export", "export"
 MODULE, GRAPH, CARD = "lstm_embedding.py", "model.onnx", "README.md"

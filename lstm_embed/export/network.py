@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lstm_embed.errors import InputError
+from lstm_embed.base.errors import InputError
 from lstm_embed.export.standalone import Encoder, Settings
 from lstm_embed.model.positions import frequencies
 from lstm_embed.model.recipes import Model

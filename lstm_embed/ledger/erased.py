@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lstm_embed import storage
-from lstm_embed.errors import InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 
 ERASED = "erased.jsonl"
 ERASING = "erasing.json"

@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from lstm_embed import storage
-from lstm_embed.errors import OutputBusy
+from lstm_embed.base import storage
+from lstm_embed.base.errors import OutputBusy
 
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 45.0

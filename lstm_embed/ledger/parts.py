@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.ledger.sealed import fingerprint
 
 _RECORD_KEY = b"lstm_embed"

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from lstm_embed import storage
-from lstm_embed.errors import FingerprintMismatch, InputError, TooMuchRejected
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError, TooMuchRejected
 from lstm_embed.ledger import parts
 from lstm_embed.ledger.erased import refuse_unfinished
 from lstm_embed.ledger.owner import Owner, owned

@@ -9,8 +9,8 @@ import platform
 import time
 from typing import Any
 
-from lstm_embed import storage
-from lstm_embed.errors import InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 
 MANIFEST = "manifest.json"
 FORMAT = 1

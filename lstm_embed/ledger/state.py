@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from lstm_embed import storage
-from lstm_embed.errors import InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.ledger.parts import PartRecord, PartStore
 from lstm_embed.ledger.plan import READERS, add_counts, differs, read_plan, read_records
 from lstm_embed.ledger.sealed import MANIFEST

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 
 
 @dataclass(frozen=True)

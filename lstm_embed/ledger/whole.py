@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from lstm_embed import storage
-from lstm_embed.errors import FingerprintMismatch, InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger.owner import Owner, owned
 from lstm_embed.ledger.plan import differences
 from lstm_embed.ledger.sealed import FORMAT, MANIFEST, open_sealed, provenance

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from lstm_embed.errors import InputError
+from lstm_embed.base.errors import InputError
 
 Embedding = Literal["meaning", "joined", "exact", "order"]
 EMBEDDINGS: tuple[str, ...] = get_args(Embedding)

@@ -22,9 +22,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.pieces import MARK
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.errors import InputError
 from lstm_embed.model.assignment import find_orders
 from lstm_embed.model.positions import frequencies
 from lstm_embed.model.pursuit import WordPursuit

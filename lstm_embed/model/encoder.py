@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.errors import InputError
 from lstm_embed.model.batch import FIRST_WORD, Sentences, lay_out
 from lstm_embed.model.config import AnyConfig, Embedding
 from lstm_embed.model.decoding import Decoded, VectorDecoder

@@ -17,9 +17,10 @@ from typing import Any, cast
 
 import safetensors.torch
 
-from lstm_embed import ledger, storage
+from lstm_embed import ledger
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.errors import InputError
 from lstm_embed.model.config import EARLIER, EMBEDDINGS, Embedding, ModelConfig, config_from_dict
 from lstm_embed.model.recipes import Model, class_of
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import PAD, Vocabulary
-from lstm_embed.errors import InputError
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import load_model
 from lstm_embed.model.recipes import Model

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import nn
 
-from lstm_embed.errors import InputError
+from lstm_embed.base.errors import InputError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGE = 384

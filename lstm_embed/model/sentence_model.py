@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lstm_embed.errors import InputError
+from lstm_embed.base.errors import InputError
 from lstm_embed.model.batch import FIRST_WORD, Batch, IntArray, Sentences, distinct_words, lay_out, padded
 from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.order import OrderAutoencoder

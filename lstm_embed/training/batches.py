@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.token_set import PartInfo, TokenSet, read_part, rows_of
-from lstm_embed.errors import InputError
 
 IntArray = npt.NDArray[np.int64]
 

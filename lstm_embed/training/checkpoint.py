@@ -22,8 +22,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lstm_embed import storage
-from lstm_embed.errors import InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.ledger import fingerprint, open_sealed, seal
 from lstm_embed.model.config import EARLIER
 from lstm_embed.model.recipes import Model

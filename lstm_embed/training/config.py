@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.token_set import MAX_MIN_TOKENS
-from lstm_embed.errors import InputError
 from lstm_embed.model.config import PRESETS, AnyConfig, ModelConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

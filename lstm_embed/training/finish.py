@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_embed import storage
-from lstm_embed.errors import InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import KIND, save_model

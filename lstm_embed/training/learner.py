@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lstm_embed.errors import NonFiniteLoss
+from lstm_embed.base.errors import NonFiniteLoss
 from lstm_embed.model.batch import Batch, collate
 from lstm_embed.model.recipes import Model
 from lstm_embed.model.sentence_model import Losses

@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from lstm_embed import storage
-from lstm_embed.errors import FingerprintMismatch, InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.training import checkpoint
 from lstm_embed.training.run import DONE, Run, RunFolder
 

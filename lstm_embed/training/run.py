@@ -19,8 +19,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from lstm_embed import storage
-from lstm_embed.errors import FingerprintMismatch, InputError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger import fingerprint, provenance
 from lstm_embed.ledger.plan import differences
 from lstm_embed.model.config import EARLIER

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lstm_embed.progress import SILENT, Reporter
+from lstm_embed.base.progress import SILENT, Reporter
 from lstm_embed.training import checkpoint
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.model.folder import load_model
 from lstm_embed.model.recipes import Model, class_of
@@ -27,7 +27,7 @@ from lstm_embed.training.run import Run
 from lstm_embed.training.session import Session, restore_path
 from lstm_embed.training.tracking import Tracker
 from lstm_embed.training.wandb_log import WandbLog
-from lstm_embed.word_vectors.folder import WordVectors
+from lstm_embed.words.folder import WordVectors
 
 _GPU_THREADS, _GPU_AHEAD = 4, 16
 

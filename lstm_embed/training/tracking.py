@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.training.learner import Outcome, Share
 from lstm_embed.training.loader import Step
 from lstm_embed.training.run import METRICS

@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lstm_embed import errors, storage
+from lstm_embed.base import errors, storage
+from lstm_embed.base.errors import InputError, LstmEmbedError
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.token_set import KIND as TOKEN_SET
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.errors import InputError, LstmEmbedError
 from lstm_embed.ledger.owner import Owner, owned
 from lstm_embed.ledger.sealed import MANIFEST, read_manifest
-from lstm_embed.observe import Gauges, stall_watch
-from lstm_embed.preflight import Needs
-from lstm_embed.progress import SILENT, Reporter, Summary
+from lstm_embed.stages.observe import Gauges, stall_watch
+from lstm_embed.stages.preflight import Needs
 from lstm_embed.training import worker
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.stages.wandb_run import WandbRun, WandbSettings
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.run import Run
 from lstm_embed.training.tracking import STEP, Row
-from lstm_embed.wandb_run import WandbRun, WandbSettings
 
 _SURE_SECONDS = 60.0
 """Lines that this process logged so long ago are on disk."""

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lstm_embed import storage
-from lstm_embed.errors import LstmEmbedError, NonFiniteLoss, OutputBusy
-from lstm_embed.preflight import check_worker
+from lstm_embed.base import storage
+from lstm_embed.base.errors import LstmEmbedError, NonFiniteLoss, OutputBusy
+from lstm_embed.stages.preflight import check_worker
 from lstm_embed.training.run import RunFolder
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _ASK_SECONDS = 0.25
 _SHOW_SECONDS = 0.25
 
 Failure = tuple[str, str]
-"""Name of an error class of `lstm_embed.errors`, and its message."""
+"""Name of an error class of `lstm_embed.base.errors`, and its message."""
 
 
 class RunLink:

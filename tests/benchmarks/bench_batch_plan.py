@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from synthetic import make_vocabulary
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.corpus.token_set import FORMAT, KIND, VOCABULARY, TokenSet, count_rows
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.training.batches import BatchPlan

@@ -33,10 +33,9 @@ import numpy as np
 import pyarrow as pa
 from embedding_help import TOKENIZER, VOCABULARY, make_articles, write_articles
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.corpus.articles import find_files
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.distribute import run_chunks
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.embed import embed
 from lstm_embed.embedding.worker import EmbedChunk
@@ -44,6 +43,7 @@ from lstm_embed.ledger import PartRecord
 from lstm_embed.model.config import default
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.sentence_model import SentenceModel
+from lstm_embed.stages.units import run_chunks
 
 from launch import ray_session
 

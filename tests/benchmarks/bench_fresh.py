@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 import numpy as np
 from embedding_help import make_articles, save_model, write_articles
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.corpus.articles import find_files
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.embed import embed

@@ -31,17 +31,17 @@ os.environ.update(
 import pyarrow as pa
 from gensim.test.utils import datapath
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.corpus import token_set
 from lstm_embed.corpus.articles import find_files, read_articles
 from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.corpus.dump import Article as DumpArticle
-from lstm_embed.corpus.dump import read_unit
 from lstm_embed.corpus.formats import Article
 from lstm_embed.corpus.prepare import PrepareJob
 from lstm_embed.corpus.tasks import PARQUET, lengths_of, read_parts, with_holdout, with_ids
 from lstm_embed.corpus.text import split_sentences, tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.dump.articles import Article as DumpArticle
+from lstm_embed.dump.articles import read_unit
 from lstm_embed.ledger import Span, Unit
 from lstm_embed.ledger.parts import encode_table
 

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pyarrow as pa
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.embedding.search import search
 from lstm_embed.embedding.vectors import KIND, Embeddings, VectorFormat, read_vectors, unit_rows, write_vectors
 from lstm_embed.ledger import PartStore

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from gensim.corpora.wikicorpus import filter_wiki
 
-from lstm_embed.corpus.dump import Page, read_pages
-from lstm_embed.corpus.multistream import SpanReader
-from lstm_embed.corpus.wikitext import clean
+from lstm_embed.dump.articles import Page, read_pages
+from lstm_embed.dump.multistream import SpanReader
+from lstm_embed.dump.wikitext import clean
 
 WORD = re.compile(r"\w+")
 

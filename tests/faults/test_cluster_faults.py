@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from cluster_tools import RAY, SUBMIT, LocalCluster, client, running_cluster, start_client, write_articles
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.corpus.token_set import TokenSet
 
 from conftest import run_job

@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
 CHECK = """
 import ray, sys
-from lstm_embed import preflight
-from lstm_embed.capacity import wait_for_resources
+from lstm_embed.stages import preflight
+from lstm_embed.stages.capacity import wait_for_resources
 class Say:
     progress = None
     def note(self, message): print("note:", message, flush=True)

@@ -31,7 +31,7 @@ from test_tracking import wandb_history, wandb_records
 from torch import Tensor
 from training_help import make_config, make_run, write_data
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 from lstm_embed.training import checkpoint
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.run import RunFolder

@@ -17,8 +17,8 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from lstm_embed import storage
-from lstm_embed.errors import LstmEmbedError
+from lstm_embed.base import storage
+from lstm_embed.base.errors import LstmEmbedError
 from lstm_embed.ledger import Rejected
 
 CHUNK = 1 << 17

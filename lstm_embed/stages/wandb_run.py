@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlparse
 
-from lstm_embed import storage
-from lstm_embed.progress import Reporter
+from lstm_embed.base import storage
+from lstm_embed.base.progress import Reporter
 
 _FLUSH_SECONDS = 5.0
 _FINISH_SECONDS = 30.0

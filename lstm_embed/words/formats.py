@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.pieces import MARK
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED, PAD, Vocabulary
-from lstm_embed.errors import InputError
 from lstm_embed.ledger.sealed import read_manifest
-from lstm_embed.word_vectors.fasttext_file import MAGIC, MOST_DIMENSIONS, FastTextFile, Subwords, local_file
-from lstm_embed.word_vectors.folder import KIND, State, WordVectors
-from lstm_embed.word_vectors.gensim_model import quiet_gensim
+from lstm_embed.words.fasttext_file import MAGIC, MOST_DIMENSIONS, FastTextFile, Subwords, local_file
+from lstm_embed.words.folder import KIND, State, WordVectors
+from lstm_embed.words.gensim_model import quiet_gensim
 
 FloatArray = npt.NDArray[np.float32]
 Block = tuple[list[str], Sequence[Any]]

@@ -13,26 +13,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import FIRST_ID
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import fingerprint, seal
 from lstm_embed.ledger.whole import finished, making
-from lstm_embed.progress import SILENT, Reporter, Summary
-from lstm_embed.word_vectors import scores
-from lstm_embed.word_vectors.config import WordVectorsConfig
-from lstm_embed.word_vectors.folder import KIND, REPORT, STATE, VOCABULARY, State, WordVectors, aligned, write_vectors
-from lstm_embed.word_vectors.formats import Imported, read_vectors
-from lstm_embed.word_vectors.gensim_model import (
+from lstm_embed.words import scores
+from lstm_embed.words.config import WordVectorsConfig
+from lstm_embed.words.folder import KIND, REPORT, STATE, VOCABULARY, State, WordVectors, aligned, write_vectors
+from lstm_embed.words.formats import Imported, read_vectors
+from lstm_embed.words.gensim_model import (
     arrays_of,
     new_model,
     quiet_gensim,
     set_arrays,
     start_from_earlier,
 )
-from lstm_embed.word_vectors.sampled_loss import NUM_SENTENCES, sampled_loss
-from lstm_embed.word_vectors.sentences import STAGE, Sentences
+from lstm_embed.words.sampled_loss import NUM_SENTENCES, sampled_loss
+from lstm_embed.words.sentences import STAGE, Sentences
 
 _LEAST_COVERAGE = 0.5
 """Share of the running text with imported vectors below which a warning is due."""

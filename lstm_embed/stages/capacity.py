@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lstm_embed.errors import LstmEmbedError
-from lstm_embed.progress import SILENT, Reporter
+from lstm_embed.base.errors import LstmEmbedError
+from lstm_embed.base.progress import SILENT, Reporter
 
 Bundle = Mapping[str, float]
 """Resources that one worker needs on one node, such as {"CPU": 1, "GPU": 1}."""

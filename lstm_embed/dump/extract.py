@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
+from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.config import ExtractConfig
-from lstm_embed.corpus.dump import Article, UnitReader, dump_units, read_unit
-from lstm_embed.distribute import run_units
-from lstm_embed.errors import InputError
+from lstm_embed.dump.articles import Article, UnitReader, dump_units, read_unit
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Span, Unit, Work
 from lstm_embed.ledger.parts import MAX_LISTED_REJECTIONS, read_record
 from lstm_embed.ledger.sealed import read_manifest
-from lstm_embed.preflight import Needs
-from lstm_embed.progress import SILENT, Reporter, Summary
+from lstm_embed.stages.preflight import Needs
+from lstm_embed.stages.units import run_units
 
 KIND = "articles"
 FORMAT = 1

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from lstm_embed import errors
-from lstm_embed.errors import LstmEmbedError
+from lstm_embed.base import errors
+from lstm_embed.base.errors import LstmEmbedError
+from lstm_embed.base.progress import SILENT, Reporter
 from lstm_embed.ledger import PartRecord, Span, Unit
-from lstm_embed.observe import UnitLog, watched
-from lstm_embed.preflight import check_worker, host_name
-from lstm_embed.progress import SILENT, Reporter
+from lstm_embed.stages.observe import UnitLog, watched
+from lstm_embed.stages.preflight import check_worker, host_name
 
 if TYPE_CHECKING:
     import ray.data

@@ -22,9 +22,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from lstm_embed import storage
-from lstm_embed.capacity import Bundle, describe, unplaced
-from lstm_embed.progress import Reporter
+from lstm_embed.base import storage
+from lstm_embed.base.progress import Reporter
+from lstm_embed.stages.capacity import Bundle, describe, unplaced
 
 STAGE_DONE, STAGE_TOTAL, STAGE_RATE = "lstm_embed_stage_done", "lstm_embed_stage_total", "lstm_embed_stage_rate"
 STAGE_COUNTER, TRAIN = "lstm_embed_stage_counter", "lstm_embed_train"

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.vocabulary import FIRST_ID, Vocabulary
-from lstm_embed.errors import InputError
 from lstm_embed.ledger import open_sealed
 
 KIND = "word_vectors"

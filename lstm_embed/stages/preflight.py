@@ -25,10 +25,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lstm_embed import storage
-from lstm_embed.capacity import Bundle, wait_for_resources
-from lstm_embed.errors import InputError
-from lstm_embed.progress import SILENT, Reporter
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
+from lstm_embed.base.progress import SILENT, Reporter
+from lstm_embed.stages.capacity import Bundle, wait_for_resources
 
 VARIABLE = "LSTM_EMBED_EXPECTS"
 """Environment variable that carries the expectation to the workers."""
@@ -165,7 +165,7 @@ def versions() -> dict[str, str]:
 
 
 def _code_hash() -> str:
-    root = Path(__file__).parent
+    root = Path(__file__).parent.parent
     sha = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         sha.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())

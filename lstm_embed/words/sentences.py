@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lstm_embed.base.progress import SILENT, Reporter
 from lstm_embed.corpus.token_set import TokenSet, is_held_out
-from lstm_embed.progress import SILENT, Reporter
 
 STAGE = "word_vectors"
 _CHUNK_ROWS = 4_096

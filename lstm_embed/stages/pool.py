@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
+from lstm_embed.base.errors import InputError, LstmEmbedError
+from lstm_embed.base.progress import Reporter
 from lstm_embed.embedding.config import workers_range
-from lstm_embed.errors import InputError, LstmEmbedError
 from lstm_embed.ledger import PartRecord, Work
-from lstm_embed.preflight import Needs
-from lstm_embed.progress import Reporter
+from lstm_embed.stages.preflight import Needs
 
 READER_CPUS = 0.5
 """CPUs of a task that reads units for the actors."""

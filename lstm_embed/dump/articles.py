@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
-from lstm_embed import storage
-from lstm_embed.corpus import wikitext
-from lstm_embed.corpus.multistream import SpanReader, page_units, stream_offsets
-from lstm_embed.corpus.pages import PAGE_LIMIT, Page, Site, read_pages, read_site
+from lstm_embed.base import storage
+from lstm_embed.dump import wikitext
+from lstm_embed.dump.multistream import SpanReader, page_units, stream_offsets
+from lstm_embed.dump.pages import PAGE_LIMIT, Page, Site, read_pages, read_site
 from lstm_embed.ledger import Rejected
 
 __all__ = [

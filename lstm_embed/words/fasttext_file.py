@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed import storage
+from lstm_embed.base import storage
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from smart_open import compression
 
-from lstm_embed.errors import LstmEmbedError
+from lstm_embed.base.errors import LstmEmbedError
 
 CODEC_SUFFIXES = (".gz", ".bz2", ".zst", ".xz")
 _SCHEMES = ("s3", "gs")

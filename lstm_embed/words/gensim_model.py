@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed import storage
+from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.vocabulary import FIRST_ID, Vocabulary
-from lstm_embed.errors import InputError
 from lstm_embed.ledger.sealed import read_manifest
-from lstm_embed.word_vectors.config import WordVectorsConfig
-from lstm_embed.word_vectors.folder import KIND, State, WordVectors
+from lstm_embed.words.config import WordVectorsConfig
+from lstm_embed.words.folder import KIND, State, WordVectors
 
 
 class Loss:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed.word_vectors.config import WordVectorsConfig
+from lstm_embed.words.config import WordVectorsConfig
 
 FloatArray = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from xml.parsers import expat
 
-from lstm_embed.corpus import wikitext
-from lstm_embed.corpus.multistream import EXCERPT, rejected
+from lstm_embed.dump import wikitext
+from lstm_embed.dump.multistream import EXCERPT, rejected
 from lstm_embed.ledger import Rejected
 
 PAGE_LIMIT = 64 << 20

@@ -1,0 +1,1 @@
+"""Errors, progress, storage: what every room stands on."""
