@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lstm_embed.corpus.config import ExtractConfig, PrepareConfig
+from lstm_embed.dump.config import ExtractConfig, PrepareConfig
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.evaluation.config import EvaluationConfig
 from lstm_embed.training.config import TrainingConfig

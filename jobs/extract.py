@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lstm_embed.corpus.config import ExtractConfig
+from lstm_embed.dump.config import ExtractConfig
 
 from launch import main, run_unit_job
 

@@ -55,14 +55,14 @@ _COUNTRIES = {
 """Codes of countries that are taken for those of their languages."""
 
 
-def check_language(code: str) -> None:
-    """Refuse a code that is none.
+def check_language(code: str) -> str:
+    """Return a language's code; refuse one that is none.
 
     Raises:
         ValueError: with the codes and names that are nearest.
     """
     if code in LANGUAGES:
-        return
+        return code
     wanted = code.casefold().replace("_", "-")
     base = wanted.split("-")[0]
     by_name = {name.casefold(): own for own, name in LANGUAGES.items()}

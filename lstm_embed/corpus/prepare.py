@@ -13,15 +13,16 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
+from lstm_embed.base.settings import deciding, values_of
 from lstm_embed.corpus import repeats, token_set
 from lstm_embed.corpus.articles import cut_into_units, discover, inflation, read_articles
-from lstm_embed.corpus.config import PrepareConfig, text_settings
+from lstm_embed.corpus.config import PrepareConfig, TextConfig
 from lstm_embed.corpus.counts import merge_counts
 from lstm_embed.corpus.sentences import UnitReader
 from lstm_embed.corpus.tasks import FinalTask, RecountTask, StageTask, counts_path, recounts_path
@@ -62,14 +63,14 @@ class PrepareJob:
         self.output = storage.resolve(config.output)
         settings = {
             "content_format": token_set.FORMAT,
-            "text": text_settings(config),
+            "text": deciding(config, TextConfig),
             "keep_text": config.text,
             "holdout_every": config.holdout_every,
             "part_rows": config.part_rows,
         }
         if config.drop_repeated_corpus:
             settings["drop_repeated_corpus"] = True
-        self.ledger = Ledger(self.output, kind=token_set.KIND, settings=settings, config=asdict(config))
+        self.ledger = Ledger(self.output, kind=token_set.KIND, settings=settings, config=values_of(config))
         self.staging = PartStore(storage.join(self.output, "staging"), self.ledger.store.fingerprint)
         self.hashes: PartStore | None = None
         if config.drop_repeated_corpus:

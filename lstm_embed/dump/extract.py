@@ -11,8 +11,8 @@ from typing import Any
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
-from lstm_embed.corpus.config import ExtractConfig
 from lstm_embed.dump.articles import Article, UnitReader, dump_units, read_unit
+from lstm_embed.dump.config import ExtractConfig
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Span, Unit, Work
 from lstm_embed.ledger.parts import MAX_LISTED_REJECTIONS, read_record
 from lstm_embed.ledger.sealed import read_manifest

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from lstm_embed.corpus.config import at_least, within
+from lstm_embed.base.settings import Range, Words, settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class EvaluationConfig:
     """Score a model and simple baselines, and write all figures as JSON and as one page to look at.
 
     Without labelled files it scores what needs none: document similarities that ship with gensim, retrieval, decoding.
     """
 
-    model: str
+    model: Words
     """Model folder; local or s3://."""
-    output: str
+    output: Words
     """Folder for results.json and report.html; local or s3://."""
     embedding: Literal["", "meaning", "joined", "exact", "order"] = ""
     """What is measured: meaning, joined, exact or order; by default what --embeddings hold, else what the model names."""
@@ -41,31 +40,18 @@ class EvaluationConfig:
     """metrics.jsonl of the training run, for its curves; looked for beside the model folder if not given."""
     compare: tuple[str, ...] = ()
     """Folders (or results.json files) of other evaluations, drawn side by side: the rows of an ablation."""
-    folds: int = 10
+    folds: Annotated[int, Range(2, 1000)] = 10
     """Parts a classification file is cut into for cross-validation, 2 or more."""
-    bootstrap: int = 300
+    bootstrap: Annotated[int, Range(0)] = 300
     """Resamplings behind a 95 % interval; 0 for none."""
-    num_queries: int = 1_000
+    num_queries: Annotated[int, Range(1)] = 1_000
     """Sentences, and titles, whose article is looked for, 1 or more."""
-    max_rows: int = 200_000
+    max_rows: Annotated[int, Range(0)] = 200_000
     """Rows of the embeddings among which they are looked for, as whole articles; 0 for all. Texts that are encoded here (no
     embeddings, the baselines, the second model) are limited to a tenth of it."""
-    num_decoded: int = 1_000
+    num_decoded: Annotated[int, Range(0)] = 1_000
     """Held-out sentences that are encoded and decoded again; 0 for none."""
     gpu: bool = False
     """Encode on the GPU."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Decides samples, folds and resamplings; 0 or more."""
-
-    def __post_init__(self) -> None:
-        for field in ("model", "output"):
-            if not getattr(self, field):
-                raise ValueError(f"{field} is empty; expected a folder (--{field})")
-        within(self, "folds", 2, 1000)
-        for field in ("bootstrap", "max_rows", "num_decoded", "seed"):
-            at_least(self, field, 0)
-        at_least(self, "num_queries", 1)
-
-
-REMOVED = {"num-reconstructed": "--num-decoded stands in its place"}
-"""Flags that earlier versions had, and what to do instead."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from lstm_embed.base.errors import InputError, LstmEmbedError
 from lstm_embed.base.progress import Reporter
-from lstm_embed.embedding.config import workers_range
 from lstm_embed.ledger import PartRecord, Work
+from lstm_embed.stages.config import workers_range
 from lstm_embed.stages.preflight import Needs
 
 READER_CPUS = 0.5

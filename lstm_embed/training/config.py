@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import re
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Any
+
+import pydantic
 
 from lstm_embed.base.errors import InputError
+from lstm_embed.base.settings import DECIDES, Range, Words, deciding, settings, values_of
 from lstm_embed.corpus.token_set import MAX_MIN_TOKENS
 from lstm_embed.model.config import PRESETS, AnyConfig, ModelConfig
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-WandbMode = Literal["auto", "online", "offline", "disabled"]
+from lstm_embed.stages.config import Precision, WandbConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+def _run_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(
+            f"run_name is {name!r}; expected letters, digits, '.', '_' and '-', beginning with a letter or digit (--run-name)"
+        )
+    return name
+
+
+@settings()
+class TrainingConfig(WandbConfig):
     """Train an autoencoder on a token set.
 
     The same command continues an interrupted run at the step it had reached. What the model becomes is decided by the token
@@ -25,16 +32,16 @@ class TrainingConfig:
     start.
     """
 
-    tokens: str
+    tokens: Words
     """Folder of the token set; local or s3://."""
 
-    vectors: str
+    vectors: Words
     """Folder of the word vectors, made for this token set's vocabulary; local or s3://."""
 
-    storage: str
+    storage: Words
     """Folder that holds the runs; every node must see it (a shared file system or s3://)."""
 
-    run_name: str
+    run_name: Annotated[str, pydantic.AfterValidator(_run_name)]
     """Name of the run and of its folder in the storage. The same name continues the run."""
 
     preset: str = "default"
@@ -43,47 +50,47 @@ class TrainingConfig:
     model: AnyConfig = field(default_factory=ModelConfig)
     """What vectors are made of."""
 
-    epochs: int = 1
+    epochs: Annotated[int, Range(1)] = 1
     """Passes over the corpus, at least 1. More than a finished run had continues it with the schedule started anew."""
 
-    max_steps: int = 0
+    max_steps: Annotated[int, Range(0)] = 0
     """Steps after which training ends even inside an epoch; 0 for no limit."""
 
-    micro_batch_sentences: int = 128
+    micro_batch_sentences: Annotated[int, Range(1), DECIDES] = 128
     """Sentences of like length that are computed together, at least 1."""
 
-    micro_batches_per_step: int = 2
+    micro_batches_per_step: Annotated[int, Range(1), DECIDES] = 2
     """Micro-batches that make one step, at least 1; as many workers can share the work of a step."""
 
-    min_tokens: int = 4
+    min_tokens: Annotated[int, Range(1, MAX_MIN_TOKENS), DECIDES] = 4
     """Least tokens of a sentence that is trained on, 1 to 8."""
 
-    buffer_sentences: int = 262_144
+    buffer_sentences: Annotated[int, Range(1), DECIDES] = 262_144
     """Sentences that are shuffled and sorted by length at a time, at least 1; bounds memory and randomness."""
 
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, Range(1e-12), DECIDES] = 2e-3
     """Largest learning rate of Adam, above 0."""
 
-    warmup_steps: int = 50
+    warmup_steps: Annotated[int, Range(0), DECIDES] = 50
     """Steps over which the learning rate rises from 0, at least 0."""
 
-    final_rate: float = 0.05
+    final_rate: Annotated[float, Range(0, 1), DECIDES] = 0.05
     """Share of the learning rate that the linear decay ends at, 0 to 1; 1 for a constant rate."""
 
-    clip: float = 1.0
+    clip: Annotated[float, Range(0), DECIDES] = 1.0
     """Largest norm of the gradient, longer ones are shortened; 0 for no limit."""
 
     precision: Precision = "auto"
     """Arithmetic of the matrix products: fp32, bf16, fp16 (GPU only), or auto: bf16 where the hardware is fast at it and, on
     a CPU, the model has many units."""
 
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**63 - 1), DECIDES] = 0
     """Start of all chance: initial weights and the order of sentences; at least 0."""
 
-    validation_sentences: int = 8192
+    validation_sentences: Annotated[int, Range(0), DECIDES] = 8192
     """Held-out sentences on which the loss is measured, at least 0."""
 
-    validate_steps: int = 1000
+    validate_steps: Annotated[int, Range(0), DECIDES] = 1000
     """Steps between validations, at least 0; one is always made at the end of an epoch. Each is saved as a checkpoint."""
 
     num_workers: str = "1"
@@ -92,19 +99,19 @@ class TrainingConfig:
     gpu: bool = False
     """Give each worker one GPU."""
 
-    cpus_per_worker: int = 1
+    cpus_per_worker: Annotated[int, Range(1)] = 1
     """CPUs each worker reserves, at least 1."""
 
-    torch_threads: int = 1
+    torch_threads: Annotated[int, Range(1)] = 1
     """Threads of torch in each worker, at least 1; more than one is slower on busy machines."""
 
     checkpoint_every: str = "10m"
     """How often a checkpoint is written besides those of validations: steps (500) or time (10m, 90s)."""
 
-    keep: int = 3
+    keep: Annotated[int, Range(1)] = 3
     """Checkpoints that are kept, at least 1: the best ones, and the latest always."""
 
-    max_failures: int = 8
+    max_failures: Annotated[int, Range(-1)] = 8
     """Worker failures after which the run gives up, at least 0; -1 for never."""
 
     init_from: str = ""
@@ -114,26 +121,17 @@ class TrainingConfig:
     from_checkpoint: str = ""
     """Go back to this older checkpoint of the run; newer ones are deleted. Done once: later starts go on from there."""
 
-    log_steps: int = 10
+    log_steps: Annotated[int, Range(1)] = 10
     """Steps between lines of metrics.jsonl, at least 1; each line holds means over them."""
 
     cache_dir: str = ""
     """Local folder for parts of a remote token set; empty for one in the system's temporary folder."""
 
-    cache_bytes: int = 20_000_000_000
+    cache_bytes: Annotated[int, Range(0)] = 20_000_000_000
     """Most bytes of remote parts kept on each node, at least 0."""
-
-    wandb_project: str = ""
-    """Weights & Biases project; empty for none."""
-
-    wandb_entity: str = ""
-    """Weights & Biases user or team; empty for the key's own."""
 
     wandb_tags: tuple[str, ...] = ()
     """Tags of the Weights & Biases run."""
-
-    wandb_mode: WandbMode = "auto"
-    """auto is online with an API key and offline without; or online, offline, disabled."""
 
     wandb_model: bool = False
     """Upload the model folder as an artifact at the end."""
@@ -142,16 +140,8 @@ class TrainingConfig:
     """Send example reconstructions and neighbours after each validation; they are sentences of your corpus."""
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _RANGES.items():
-            _check_number(self, name, least, most)
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(self.run_name)) and isinstance(self.run_name, str):
-            raise _wrong(self, "run_name", "letters, digits, '.', '_' and '-', beginning with a letter or digit")
-        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
-            raise _wrong(self, "precision", "auto, fp32, bf16 or fp16")
         if self.precision == "fp16" and not self.gpu:
             raise _wrong(self, "precision", "fp32 or bf16 without --gpu")
-        if self.wandb_mode not in ("auto", "online", "offline", "disabled"):
-            raise _wrong(self, "wandb_mode", "auto, online, offline or disabled")
         if self.init_from and self.from_checkpoint:
             raise _wrong(self, "from_checkpoint", "nothing beside --init-from")
         _ = self.checkpoint_interval
@@ -182,12 +172,11 @@ class TrainingConfig:
 
     def meaning(self) -> dict[str, Any]:
         """Return the fields that decide what the model becomes, besides the data, the precision and the length."""
-        values = {name: getattr(self, name) for name in _MEANING}
-        return {**values, **{f"model.{name}": value for name, value in self.model.to_dict().items()}}
+        return {**deciding(self), **{f"model.{name}": value for name, value in self.model.to_dict().items()}}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-like values."""
-        return dataclasses.asdict(self)
+        return values_of(self)
 
     @classmethod
     def for_preset(cls, name: str, **fields: Any) -> TrainingConfig:
@@ -209,84 +198,6 @@ _PRESET_FIELDS: dict[str, dict[str, Any]] = {
 }
 """What a preset changes beside the model."""
 
-_MEANING = (
-    "micro_batch_sentences",
-    "micro_batches_per_step",
-    "min_tokens",
-    "buffer_sentences",
-    "learning_rate",
-    "warmup_steps",
-    "final_rate",
-    "clip",
-    "seed",
-    "validation_sentences",
-    "validate_steps",
-)
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (1, math.inf),
-    "max_steps": (0, math.inf),
-    "micro_batch_sentences": (1, math.inf),
-    "micro_batches_per_step": (1, math.inf),
-    "min_tokens": (1, MAX_MIN_TOKENS),
-    "buffer_sentences": (1, math.inf),
-    "learning_rate": (1e-12, math.inf),
-    "warmup_steps": (0, math.inf),
-    "final_rate": (0, 1),
-    "clip": (0, math.inf),
-    "seed": (0, 2**63 - 1),
-    "validation_sentences": (0, math.inf),
-    "validate_steps": (0, math.inf),
-    "cpus_per_worker": (1, math.inf),
-    "torch_threads": (1, math.inf),
-    "keep": (1, math.inf),
-    "max_failures": (-1, math.inf),
-    "log_steps": (1, math.inf),
-    "cache_bytes": (0, math.inf),
-}
-
-
-def _check_number(config: TrainingConfig, name: str, least: float, most: float) -> None:
-    value = getattr(config, name)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not least <= value <= most:
-        bounds = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
-        raise _wrong(config, name, f"a number of {bounds}" if most == math.inf else f"a number from {bounds}")
-
-
-def _wrong(config: TrainingConfig, name: str, expected: str) -> ValueError:
-    return ValueError(f"{name} is {getattr(config, name)!r}; expected {expected} (--{name.replace('_', '-')})")
-
-
-_CLOSED_FORM = "what neighbouring sentences teach is computed now, with --model.neighbour-strength"
-_POINTER = "the decoder puts the sentence's own words into order now, with --model.decoder-hidden-size"
-_NOTHING = "nothing stands in its place, since it earned nothing"
-
-REMOVED = {
-    "group-size": "--micro-batch-sentences stands in its place",
-    "groups-per-step": "--micro-batches-per-step stands in its place",
-    "word-weight-rate": _NOTHING,
-    "model.code-size": "--model.order-size stands in its place",
-    "model.output": "--model.embedding stands in its place: meaning, joined, exact or order",
-    "model.sif-constant": "--model.word-constant stands in its place",
-    "model.start-weights": "words weigh a/(a+p), with --model.word-constant",
-    "model.pooling": "the last states of both directions make the code",
-    "model.noise": _NOTHING,
-    "model.word-whitening": _NOTHING,
-    "model.word-scale": _NOTHING,
-    "model.skip-path": _NOTHING,
-    "model.lstm-path": "--model.embedding meaning leaves the LSTM out",
-    "model.learn-word-weights": _NOTHING,
-    "model.freeze-word-vectors": "word vectors are never trained further",
-    "model.decoder": _POINTER,
-    "model.decoder-activation": _POINTER,
-    "model.decoder-weight": _POINTER,
-    "model.reconstruction": _POINTER,
-    "model.target-constant": _POINTER,
-    "model.num-negatives": _POINTER,
-    "model.contrast-weight": _CLOSED_FORM,
-    "model.temperature": _CLOSED_FORM,
-    "model.same-article-negatives": _CLOSED_FORM,
-    "model.mask-padding": "--preset original pads, all else does not",
-}
-"""Flags that earlier versions had, and what to do instead."""
+def _wrong(config: TrainingConfig, name: str, expected: str) -> InputError:
+    return InputError(f"{name} is {getattr(config, name)!r}; expected {expected} (--{name.replace('_', '-')})")

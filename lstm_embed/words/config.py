@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from lstm_embed.corpus.config import at_least, within
+from lstm_embed.base.errors import InputError
+from lstm_embed.base.settings import DECIDES, Range, Words, deciding, settings
 
 Algorithm = Literal["word2vec", "fasttext"]
 Architecture = Literal["skip-gram", "cbow"]
 Format = Literal["auto", "text", "word2vec-binary", "fasttext-binary", "gensim"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class WordVectorsConfig:
     """Train word vectors on a token set with gensim, or take them from a file.
 
@@ -20,41 +20,41 @@ class WordVectorsConfig:
     same seed with one worker only; with more, two runs differ a little.
     """
 
-    tokens: str
+    tokens: Words
     """Folder of the token set; its vocabulary decides which words get a vector. Held-out articles are not trained on."""
-    output: str
+    output: Words
     """Folder for the word vectors; local or s3://."""
-    algorithm: Algorithm = "word2vec"
+    algorithm: Annotated[Algorithm, DECIDES] = "word2vec"
     """word2vec, or fasttext, which also learns vectors of the words' character n-grams (about four times slower; its loss is
     measured on 2000 sentences after each epoch, as gensim does not count it)."""
-    architecture: Architecture = "skip-gram"
+    architecture: Annotated[Architecture, DECIDES] = "skip-gram"
     """skip-gram, or cbow, which trains faster and makes worse sentence vectors."""
-    dimension: int = 300
+    dimension: Annotated[int, Range(1, 65_536), DECIDES] = 300
     """Numbers in a word vector, 1 or more (of imported vectors: what the file has)."""
-    window: int = 5
+    window: Annotated[int, Range(1), DECIDES] = 5
     """Most words between a word and one it is trained to predict, 1 or more."""
-    negative: int = 5
+    negative: Annotated[int, Range(1), DECIDES] = 5
     """Random words each predicted word is told from, 1 or more."""
-    sample: float = 1e-4
+    sample: Annotated[float, Range(0, 1), DECIDES] = 1e-4
     """Words more frequent than this share of all tokens are left out at random; 0 keeps every word."""
-    epochs: int = 5
+    epochs: Annotated[int, Range(1), DECIDES] = 5
     """Passes over the sentences, 1 or more."""
-    alpha: float = 0.025
+    alpha: Annotated[float, Range(1e-9, 1), DECIDES] = 0.025
     """Learning rate at the start; it falls linearly to `min_alpha`."""
-    min_alpha: float = 1e-4
+    min_alpha: Annotated[float, Range(0), DECIDES] = 1e-4
     """Learning rate at the end."""
-    subword_min: int = 3
+    subword_min: Annotated[int, Range(1), DECIDES] = 3
     """fasttext: characters of the shortest n-gram, 1 or more."""
-    subword_max: int = 6
+    subword_max: Annotated[int, Range(1), DECIDES] = 6
     """fasttext: characters of the longest n-gram."""
-    subword_buckets: int = 500_000
+    subword_buckets: Annotated[int, Range(1), DECIDES] = 500_000
     """fasttext: rows of the n-gram table, which n-grams share by their hash (fastText itself takes 2000000); each row costs
     as much memory as a word."""
-    max_sentences: int = 0
+    max_sentences: Annotated[int, Range(0), DECIDES] = 0
     """Most sentences to train on, taken evenly from the whole corpus; 0 for all."""
-    workers: int = 0
+    workers: Annotated[int, Range(0)] = 0
     """Threads; 0 for one a CPU. With more than one the result is not reproducible."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1), DECIDES] = 0
     """Seed of the first vectors, the sampling and the negatives, 0 or more."""
     continue_from: str = ""
     """Folder of earlier word vectors to go on from, usually of a smaller or older token set: pieces it has start with its
@@ -71,39 +71,16 @@ class WordVectorsConfig:
     """Keep what `continue_from` needs (about twice the size of the vectors; fasttext: also the n-grams)."""
 
     def __post_init__(self) -> None:
-        for field, choices in (
-            ("algorithm", get_args(Algorithm)),
-            ("architecture", get_args(Architecture)),
-            ("import_format", get_args(Format)),
-        ):
-            if getattr(self, field) not in choices:
-                raise ValueError(
-                    f"{field} is {getattr(self, field)!r}; expected {' or '.join(choices)} (--{field.replace('_', '-')})"
-                )
-        for field in ("dimension", "window", "negative", "epochs", "subword_min", "subword_buckets"):
-            at_least(self, field, 1)
-        for field in ("max_sentences", "workers", "seed"):
-            at_least(self, field, 0)
-        within(self, "sample", 0, 1)
-        within(self, "alpha", 1e-9, 1)
-        within(self, "min_alpha", 0, self.alpha)
-        at_least(self, "subword_max", self.subword_min)
+        if self.min_alpha > self.alpha:
+            raise InputError(f"min_alpha is {self.min_alpha}; expected at most alpha, {self.alpha} (--min-alpha)")
+        if self.subword_max < self.subword_min:
+            raise InputError(
+                f"subword_max is {self.subword_max}; expected at least subword_min, {self.subword_min} (--subword-max)"
+            )
         if self.import_from and self.continue_from:
-            raise ValueError("import_from and continue_from are both set; expected one of them (--import-from)")
+            raise InputError("import_from and continue_from are both set; expected one of them (--import-from)")
 
     def training_settings(self) -> dict[str, Any]:
         """Return what decides the trained vectors, apart from the token set and earlier vectors."""
-        names = [
-            "algorithm",
-            "architecture",
-            "dimension",
-            "window",
-            "negative",
-            "sample",
-            "epochs",
-            "alpha",
-            "min_alpha",
-        ]
-        if self.algorithm == "fasttext":
-            names += ["subword_min", "subword_max", "subword_buckets"]
-        return {name: getattr(self, name) for name in [*names, "max_sentences", "seed"]}
+        unused = () if self.algorithm == "fasttext" else ("subword_min", "subword_max", "subword_buckets")
+        return {name: value for name, value in deciding(self).items() if name not in unused}
