@@ -1,4 +1,4 @@
-"""How good word vectors are, by what ships with gensim: word pairs judged by people, analogies, and words to look at.
+"""How good word vectors are, by what ships with gensim: word pairs judged by people, and words to look at.
 
 The vector of a word that is cut is the sum of those of its pieces."""
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lstm_embed.corpus.pieces import MARK
-from lstm_embed.corpus.vocabulary import FIRST_LEARNED, PAD, Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED, Vocabulary
 
 FloatArray = npt.NDArray[np.float32]
 
 WORD_PAIRS = {"wordsim353": "wordsim353.tsv", "simlex999": "simlex999.txt"}
-ANALOGY_WORDS = 30_000
-"""Only the most frequent words answer an analogy, as in word2vec's own script."""
 
 
 def shipped_file(name: str) -> str:
@@ -42,6 +41,14 @@ def unit_rows(vectors: FloatArray) -> FloatArray:
     return scaled
 
 
+def score(vectors: FloatArray, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return all figures of this module."""
+    return {
+        **{name: word_pair_correlation(vectors, vocabulary, name) for name in WORD_PAIRS},
+        "similar_words": similar_words(vectors, vocabulary),
+    }
+
+
 def word_pair_correlation(vectors: FloatArray, vocabulary: Vocabulary, name: str) -> dict[str, Any]:
     """Compare cosines of word pairs with people's judgement.
 
@@ -54,115 +61,48 @@ def word_pair_correlation(vectors: FloatArray, vocabulary: Vocabulary, name: str
         `spearman` and `pearson` (x100, None with fewer than three known pairs), `pairs` and `coverage` (share of the pairs of
         which both words have a vector, or a piece that has one).
     """
-    from scipy import stats
-
-    pairs, gold = [], []
-    with open(shipped_file(WORD_PAIRS[name]), encoding="utf-8") as file:
-        for line in file:
-            if not line.startswith("#") and line.strip():
-                left, right, score = line.split("\t")
-                pairs += [left.lower(), right.lower()]
-                gold.append(float(score))
-    found = _word_vectors(vectors, vocabulary, pairs).reshape(len(gold), 2, -1)
-    known = np.any(found != 0, axis=2).all(axis=1)
-    rows, judged = found[known], np.array(gold)[known]
-    result: dict[str, Any] = {
-        "spearman": None,
-        "pearson": None,
-        "pairs": int(known.sum()),
-        "coverage": known.mean().item(),
-    }
-    if len(judged) >= 3:
-        cosine = np.sum(unit_rows(rows[:, 0]) * unit_rows(rows[:, 1]), axis=1)
-        result["spearman"] = _percent(stats.spearmanr(cosine, judged).statistic)
-        result["pearson"] = _percent(stats.pearsonr(cosine, judged).statistic)
-    return result
-
-
-def _word_vectors(vectors: FloatArray, vocabulary: Vocabulary, words: list[str]) -> FloatArray:
+    path = shipped_file(WORD_PAIRS[name])
+    with open(path, encoding="utf-8") as file:
+        lines = [line for line in file if line.strip() and not line.startswith("#")]
+    pairs = [line.lower().split("\t")[:2] for line in lines]
+    words = sorted({word for pair in pairs for word in pair})
     ids, lengths = vocabulary.cut(pa.array(words))
-    starts = np.cumsum(lengths) - lengths
-    sums: FloatArray = np.add.reduceat(vectors[ids], starts)
-    return sums
-
-
-def _percent(correlation: float) -> float | None:
-    return round(100 * float(correlation), 2) if np.isfinite(correlation) else None
-
-
-def analogies(vectors: FloatArray, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Answer "a is to b as c is to what" by the word nearest to b - a + c, among the most frequent words.
-
-    The questions and the rule are those of word2vec (Mikolov et al. 2013, "Efficient Estimation of Word Representations in
-    Vector Space"); a question counts if its four words are whole and among the `ANALOGY_WORDS` most frequent.
-
-    Returns:
-        `accuracy`, `semantic` and `syntactic` (in %, None without questions), `questions` asked and their `coverage`.
-    """
-    questions, syntactic = _read_questions(vocabulary)
-    limit = min(len(vocabulary), ANALOGY_WORDS + FIRST_LEARNED)
-    known = ((questions > PAD) & (questions < limit)).all(axis=1)
-    questions, syntactic, asked = questions[known], syntactic[known], len(questions)
-    units = unit_rows(vectors[:limit])
-    right = np.zeros(len(questions), bool)
-    for start in range(0, len(questions), 256):
-        a, b, c, expected = questions[start : start + 256].T
-        similarity = (units[b] - units[a] + units[c]) @ units.T
-        similarity[np.arange(len(a))[:, None], np.stack([a, b, c], axis=1)] = -np.inf
-        similarity[:, :FIRST_LEARNED] = -np.inf
-        right[start : start + 256] = similarity.argmax(axis=1) == expected
-
-    def share(chosen: npt.NDArray[np.bool_]) -> float | None:
-        return round(100 * float(right[chosen].mean()), 2) if chosen.any() else None
-
-    return {
-        "accuracy": share(np.ones(len(right), bool)),
-        "semantic": share(~syntactic),
-        "syntactic": share(syntactic),
-        "questions": len(questions),
-        "coverage": len(questions) / max(asked, 1),
-    }
-
-
-def _read_questions(vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    questions, syntactic, is_syntactic = [], [], False
-    with open(shipped_file("questions-words.txt"), encoding="utf-8") as file:
-        for line in file:
-            if line.startswith(":"):
-                is_syntactic = line.startswith(": gram")
-            elif len(words := line.lower().split()) == 4:
-                questions.append([vocabulary.id(MARK + word) for word in words])
-                syntactic.append(is_syntactic)
-    return np.array(questions), np.array(syntactic)
+    keyed = _keyed_vectors(words, np.add.reduceat(vectors[ids], np.cumsum(lengths) - lengths))
+    known = sum(left in keyed and right in keyed for left, right in pairs)
+    result = {"spearman": None, "pearson": None, "pairs": known, "coverage": known / len(pairs)}
+    if known >= 3:
+        pearson, spearman, _ = keyed.evaluate_word_pairs(path)
+        result |= {"spearman": _percent(spearman.statistic), "pearson": _percent(pearson.statistic)}
+    return result
 
 
 def similar_words(
     vectors: FloatArray, vocabulary: Vocabulary, num_words: int = 12, num_similar: int = 6
 ) -> dict[str, list[tuple[str, float]]]:
-    """Return the nearest pieces of some frequent whole words, with their cosines, for a person to look at.
+    """Return the nearest of the frequent whole words for some of them, with cosines, for a person to look at.
 
-    The words are spread over the frequency ranks 150 to 1500 of all pieces, below the function words.
+    The words are spread over the frequency ranks 150 to 1500, below the function words.
     """
-    whole = np.array([piece.startswith(MARK) for piece in vocabulary.pieces[: FIRST_LEARNED + 1500]], bool)
-    whole[: FIRST_LEARNED + min(150, (len(whole) - FIRST_LEARNED) // 4)] = False
-    places = np.flatnonzero(whole)
-    chosen = places[np.unique(np.linspace(0, len(places) - 1, num_words).astype(int))] if len(places) else places
-    limit = min(len(vocabulary), 100_000)
-    units = unit_rows(vectors[:limit])
-    result = {}
-    for word in chosen:
-        cosine = units @ units[word]
-        cosine[:FIRST_LEARNED] = -np.inf
-        cosine[word] = -np.inf
-        nearest = np.argsort(-cosine)[: min(num_similar, limit - FIRST_LEARNED - 1)]
-        result[vocabulary.pieces[word]] = [(vocabulary.pieces[i], round(float(cosine[i]), 3)) for i in nearest]
-    return result
-
-
-def score(vectors: FloatArray, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return all figures of this module."""
+    pieces = enumerate(vocabulary.pieces[FIRST_LEARNED:], FIRST_LEARNED)
+    whole = {piece[1:]: row for row, piece in pieces if piece.startswith(MARK) and piece != MARK}
+    keyed = _keyed_vectors(list(whole), vectors[list(whole.values())])
+    shown = keyed.index_to_key[min(150, len(keyed) // 4) : 1_500]
+    chosen = shown[:: max(1, len(shown) // num_words)][:num_words]
     return {
-        **{name: word_pair_correlation(vectors, vocabulary, name) for name in WORD_PAIRS},
-        "analogies": analogies(vectors, vocabulary),
-        "similar_words": similar_words(vectors, vocabulary),
+        word: [(other, round(float(cosine), 3)) for other, cosine in keyed.most_similar(word, topn=num_similar)]
+        for word in chosen
     }
+
+
+def _keyed_vectors(words: Sequence[str], vectors: FloatArray) -> Any:
+    """Return gensim's lookup of the words that have a vector."""
+    from gensim.models import KeyedVectors
+
+    present = np.flatnonzero(vectors.any(axis=1))
+    keyed = KeyedVectors(vectors.shape[1])
+    keyed.add_vectors([words[row] for row in present], vectors[present])
+    return keyed
+
+
+def _percent(correlation: float) -> float | None:
+    return round(100 * float(correlation), 2) if np.isfinite(correlation) else None
