@@ -32,6 +32,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m faults tests/faults --timeout 7200 -s

@@ -9,23 +9,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
 
-from lstm_embed.dump.config import ExtractConfig, PrepareConfig
+from lstm_embed.base import storage
+from lstm_embed.base.progress import Reporter, Summary
+from lstm_embed.base.settings import Words, settings
+from lstm_embed.cli import errors_as_exit_codes, parse
+from lstm_embed.console import Console, print_summary
+from lstm_embed.corpus.config import PrepareConfig
+from lstm_embed.dump.config import ExtractConfig
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.evaluation.config import EvaluationConfig
+from lstm_embed.stages.session import prepare_environment, ray_session
 from lstm_embed.training.config import TrainingConfig
+from lstm_embed.verbs import print_hits
 from lstm_embed.words.config import WordVectorsConfig
-
-from console import Console, print_summary
-from launch import UnitJob, main, ray_session
-from search import print_hits
-
-if TYPE_CHECKING:
-    from lstm_embed.base.progress import Summary
 
 DUMP = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 QUERIES = (
@@ -38,116 +39,76 @@ DECODED = {"exact": "exact", "joined": "LSTM alone"}
 """What is decoded, and what it is called here."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
+@settings()
+class DemoConfig:
     """Run the whole system on a small real corpus."""
 
-    output: str = "demo-output"
+    output: Words = "demo-output"
     """Folder for all outputs."""
 
 
-def run(config: Config) -> None:
+def run(config: DemoConfig) -> None:
     """Run every stage that is not done yet, then show what came out."""
-    from lstm_embed.base import storage
-
     folder = functools.partial(storage.join, storage.resolve(config.output))
-    summaries: list[Summary] = []
-    with contextlib.ExitStack() as stack:
-        # Ray starts before the first stage that needs it, and not at all when everything is done.
-        start_ray = functools.cache(lambda: stack.enter_context(ray_session()))
-        for stage in _stages(folder, start_ray):
+    done = storage.exists(storage.join(folder("scores"), "manifest.json"))
+    summaries = []
+    with Console() as console, contextlib.nullcontext() if done else ray_session():
+        for stage in _stages(folder, console):
             started = time.monotonic()
             summary = stage()
-            if not summary.already_done:
-                summary = dataclasses.replace(summary, seconds=time.monotonic() - started)
-            summaries.append(summary)
+            seconds = 0.0 if summary.already_done else time.monotonic() - started
+            summaries.append(dataclasses.replace(summary, seconds=seconds))
     _show(folder)
     print()
     print_summary(summaries, facts=False)
 
 
-def _stages(folder: Callable[[str], str], start_ray: Callable[[], Any]) -> list[Callable[[], Summary]]:
-    """Return the stages in order, each a function that makes its output unless it is there."""
+def _stages(folder: Callable[[str], str], report: Reporter) -> Iterator[Callable[[], Summary]]:
+    """Yield the stages in order, each a function that makes its output unless it is there."""
+    from gensim.test.utils import datapath
+
+    from lstm_embed.corpus.prepare import prepare
+    from lstm_embed.dump.extract import extract
+    from lstm_embed.embedding.embed import embed
+    from lstm_embed.evaluation.evaluate import evaluate
+    from lstm_embed.training.trainer import train
+    from lstm_embed.words.train import train_word_vectors
+
     articles, tokens, vectors = folder("articles"), folder("tokens"), folder("word-vectors")
-    runs, embeddings, scores = folder("runs"), folder("embeddings"), folder("scores")
-    model = f"{runs}/demo/model"
-
-    def extract() -> Summary:
-        from gensim.test.utils import datapath
-
-        from lstm_embed.dump.extract import ExtractJob
-
-        return _run(ExtractJob(ExtractConfig(input=datapath(DUMP), output=articles)), start_ray)
-
-    def prepare() -> Summary:
-        from lstm_embed.corpus.prepare import PrepareJob
-
-        return _run(PrepareJob(PrepareConfig(input=(articles,), output=tokens, holdout_every=20)), start_ray)
-
-    def word_vectors() -> Summary:
-        from lstm_embed.words.train import train_word_vectors
-
-        config = WordVectorsConfig(tokens=tokens, output=vectors, dimension=100, epochs=15, sample=1e-3, workers=2)
-        return train_word_vectors(config, Console())
-
-    def train() -> Summary:
-        from lstm_embed.training.trainer import finished_run
-        from lstm_embed.training.trainer import train as train_model
-
-        config = TrainingConfig.for_preset(
-            "default",
-            tokens=tokens,
-            vectors=vectors,
-            storage=runs,
-            run_name="demo",
-            num_workers="2",
-            epochs=2,
-            # A corpus this small gives few steps: small micro-batches make more of them.
-            micro_batch_sentences=64,
-            learning_rate=3e-3,
-        )
-        if summary := finished_run(config):
-            return summary
-        start_ray()
-        with Console() as console:
-            return train_model(config, console)
-
-    def embed() -> Summary:
-        from lstm_embed.embedding.embed import EmbedJob
-
-        return _run(EmbedJob(EmbedConfig(model=model, input=(articles,), output=embeddings)), start_ray)
-
-    def evaluate() -> Summary:
-        from lstm_embed.evaluation.evaluate import evaluate as evaluate_model
-
-        config = EvaluationConfig(
-            model=model,
-            output=scores,
-            embeddings=embeddings,
-            tokens=tokens,
-            vectors=vectors,
-            num_queries=300,
-            num_decoded=60,
-            bootstrap=100,
-        )
-        with Console() as console:
-            return evaluate_model(config, console)
-
-    return [extract, prepare, word_vectors, train, embed, evaluate]
-
-
-def _run(job: UnitJob, start_ray: Callable[[], Any]) -> Summary:
-    work = job.compare()
-    if work.finished:
-        return job.summary(0.0, already_done=True)
-    start_ray()
-    with Console(job.output) as console:
-        return job.run(work, console)
+    model, embeddings = folder("runs/demo/model"), folder("embeddings")
+    yield lambda: extract(ExtractConfig(input=datapath(DUMP), output=articles), report)
+    yield lambda: prepare(PrepareConfig(input=(articles,), output=tokens, holdout_every=20), report)
+    words = WordVectorsConfig(tokens=tokens, output=vectors, dimension=100, epochs=15, sample=1e-3, workers=2)
+    yield lambda: train_word_vectors(words, report)
+    training = TrainingConfig.for_preset(
+        "default",
+        tokens=tokens,
+        vectors=vectors,
+        storage=folder("runs"),
+        run_name="demo",
+        num_workers="2",
+        epochs=2,
+        # A corpus this small gives few steps: small micro-batches make more of them.
+        micro_batch_sentences=64,
+        learning_rate=3e-3,
+    )
+    yield lambda: train(training, report)
+    yield lambda: embed(EmbedConfig(model=model, input=(articles,), output=embeddings), report)
+    evaluation = EvaluationConfig(
+        model=model,
+        output=folder("scores"),
+        embeddings=embeddings,
+        tokens=tokens,
+        vectors=vectors,
+        num_queries=300,
+        num_decoded=60,
+        bootstrap=100,
+    )
+    yield lambda: evaluate(evaluation, report)
 
 
 def _show(folder: Callable[[str], str]) -> None:
     """Print scores, the nearest sentences of three queries, and what comes back from vectors."""
-    from lstm_embed.base import storage
     from lstm_embed.embedding.search import search
     from lstm_embed.embedding.vectors import Embeddings, encode_queries
     from lstm_embed.model.encoder import SentenceEncoder
@@ -164,7 +125,6 @@ def _show(folder: Callable[[str], str]) -> None:
 
 def _show_scores(folder: Callable[[str], str]) -> None:
     """Print the model's scores beside those of averaging its word vectors."""
-    from lstm_embed.base import storage
 
     words = storage.read_json(storage.join(folder("word-vectors"), "report.json"))
     scores = storage.read_json(storage.join(folder("scores"), "results.json"))["headline"]
@@ -178,7 +138,6 @@ def _show_scores(folder: Callable[[str], str]) -> None:
 
 def _show_decoded(folder: Callable[[str], str]) -> None:
     """Print held-out sentences beside what their vectors give back, and how many of all came back."""
-    from lstm_embed.base import storage
 
     decoding = storage.read_json(storage.join(folder("scores"), "results.json"))["decoding"]
     print("\nSentences that were not trained on, and what comes back from the vector alone")
@@ -200,4 +159,7 @@ def _show_decoded(folder: Callable[[str], str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Config, run, __doc__)
+    settings_given = parse(DemoConfig, sys.argv[1:], os.path.basename(sys.argv[0]), __doc__ or "")
+    prepare_environment()
+    with errors_as_exit_codes():
+        run(settings_given)

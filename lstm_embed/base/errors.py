@@ -23,7 +23,7 @@ class OutputBusy(LstmEmbedError):
     """Another job is writing the same output folder."""
 
 
-class TooMuchRejected(LstmEmbedError):
+class TooMuchRejected(InputError):
     """More of the input was rejected than `--max-bad-fraction` allows."""
 
 

@@ -45,6 +45,10 @@ class Summary:
     """Wall-clock seconds this call took."""
     already_done: bool = False
     """True when everything had been done before and nothing was written."""
+    dry_run: bool = False
+    """True when it was only looked at what would be done; the figures tell of that."""
+    stopped: bool = False
+    """True when the job was told to stop; the same command goes on."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Further figures worth showing, by name."""
     notes: tuple[str, ...] = ()

@@ -1,31 +1,32 @@
-"""The Ray Data pipeline from a MediaWiki dump to articles as JSON lines, as wikiextractor writes them."""
+"""The stage from a MediaWiki dump to articles as JSON lines, as wikiextractor writes them."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
+from lstm_embed.base.settings import deciding
 from lstm_embed.dump.articles import Article, UnitReader, dump_units, read_unit
 from lstm_embed.dump.config import ExtractConfig
-from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Span, Unit, Work
+from lstm_embed.ledger import PartRecord, PartStore, Rejected, Span, Unit, Work
 from lstm_embed.ledger.parts import MAX_LISTED_REJECTIONS, read_record
-from lstm_embed.ledger.sealed import read_manifest
-from lstm_embed.stages.preflight import Needs
-from lstm_embed.stages.units import run_units
+from lstm_embed.stages.runner import run_stage
+from lstm_embed.stages.stage import Job, Records, UnitStage
 
 KIND = "articles"
 FORMAT = 1
 """Version of the parts' content; raised by hand when the cleaner would give another text."""
+_SAMPLE_SECONDS = 3.0
 
 
 def extract(config: ExtractConfig, report: Reporter = SILENT) -> Summary:
-    """Make or bring up to date the articles of a dump; Ray must be running unless nothing is left to do.
+    """Make or bring up to date the articles of a dump.
 
     Raises:
         FileNotFoundError: if there is no dump at the path.
@@ -33,89 +34,50 @@ def extract(config: ExtractConfig, report: Reporter = SILENT) -> Summary:
         TooMuchRejected: if more was rejected than the config allows.
         OutputBusy: if another job writes the folder.
     """
-    job = ExtractJob(config)
-    work = job.compare()
-    return job.summary(0.0, already_done=True) if work.finished else job.run(work, report)
+    return run_stage(ExtractStage(config), report)
 
 
-class ExtractJob:
-    """One call of `extract`: its books."""
+class ExtractStage(UnitStage[ExtractConfig]):
+    """From a MediaWiki dump to articles as JSON lines, as wikiextractor writes them."""
 
-    def __init__(self, config: ExtractConfig) -> None:
-        self.config = config
-        self.output = storage.resolve(config.output)
-        settings = {"content_format": FORMAT, "part_bytes": config.part_bytes}
-        self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config), suffix=".jsonl.gz")
+    name, kind, row_name = "extract", KIND, "articles"
+    suffix, counted = ".jsonl.gz", "articles"
 
-    @property
-    def size_unit(self) -> tuple[str, float]:
-        """Name of what units are measured in, and how many of their sizes make one of it."""
-        return "MB", 1e6
-
-    @property
-    def needs(self) -> Needs:
-        """What it needs of the nodes."""
-        return Needs(output=self.output)
-
-    def compare(self) -> Work:
-        """Tell what is left to do."""
-        path = storage.resolve(self.config.input)
-        if ".xml" not in storage.name(path):
+    def open(self) -> None:
+        """Refuse what is not named like a dump."""
+        self.input = storage.resolve(self.config.input)
+        if ".xml" not in storage.name(self.input):
             raise InputError(
-                f"{path} is not named like a MediaWiki dump; expected .xml in its name, as in pages.xml.bz2"
+                f"{self.input} is not named like a MediaWiki dump; expected .xml in its name, as in pages.xml.bz2"
             )
-        return self.ledger.compare([storage.info(path)], self._cut, prune=self.config.prune)
 
-    def _cut(self, files: Sequence[storage.FileInfo]) -> list[tuple[Span, ...]]:
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the articles."""
+        return {"content_format": FORMAT, **deciding(self.config)}
+
+    def files(self) -> list[storage.FileInfo]:
+        """Return the dump."""
+        return [storage.info(self.input)]
+
+    def cut(self, files: Sequence[storage.FileInfo]) -> list[tuple[Span, ...]]:
+        """Cut a multistream dump where its streams begin."""
         return [
             (Span(file.path, start, end, file.size, file.stamp),)
             for file in files
             for start, end in dump_units(file.path, self.config.unit_bytes)
         ]
 
-    def run(self, work: Work, report: Reporter = SILENT) -> Summary:
-        """Do what `compare` found to be left."""
-        started = time.monotonic()
-        with self.ledger.writing(work) as owner:
-            work = self.ledger.remaining(work)
-            new = self._extract(work, report)
-            owner.check()
-            self.ledger.finish(work, new, max_bad_fraction=self.config.max_bad_fraction, extra={})
-        return self.summary(time.monotonic() - started, already_done=False)
+    def make(self, job: Job) -> Records:
+        """Turn each unit into articles."""
+        return job.units(ExtractTask(config=self.config, store=job.ledger.store))
 
-    def _extract(self, work: Work, report: Reporter) -> dict[int, list[PartRecord]]:
-        task = ExtractTask(config=self.config, store=self.ledger.store)
-        total = sum(unit.size for unit in work.units)
-        sizes = {unit.number: unit.size for unit in work.pending}
-        done = total - sum(sizes.values())
-        articles = 0
-        new: dict[int, list[PartRecord]] = {}
-        report.progress("extract", done / 1e6, total / 1e6, "MB")
-        for records in run_units(work.pending, task, stage="extract", output=self.output, report=report):
-            number = records[-1].unit
-            new[number] = [*work.records.get(number, []), *records]
-            done += sizes[number]
-            articles += sum(record.rows for record in records)
-            report.progress("extract", done / 1e6, total / 1e6, "MB", articles=articles)
-        return new
-
-    def summary(self, seconds: float, *, already_done: bool) -> Summary:
-        """Return what the finished folder holds."""
-        manifest = read_manifest(self.output, kind=KIND)
+    def facts(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return how many pages there were, and what became of them."""
         totals = manifest["totals"]
         facts = {"pages": totals["pages"], **{f"skipped ({why})": n for why, n in sorted(totals["skipped"].items())}}
-        facts |= {"rejected": sum(totals["rejected"].values()), "MB of text": totals["bytes"] / 1e6}
-        return Summary(
-            stage="extract",
-            output=self.output,
-            rows=manifest["rows"],
-            row_name="articles",
-            seconds=seconds,
-            already_done=already_done,
-            facts=facts,
-        )
+        return facts | {"rejected": sum(totals["rejected"].values()), "MB of text": totals["bytes"] / 1e6}
 
-    def sample_rate(self, work: Work, seconds: float = 3.0) -> float:
+    def sample_rate(self, work: Work) -> float:
         """Return the stored bytes a second that one CPU works through, measured on the first pending unit."""
         started = time.monotonic()
         read = 0
@@ -123,7 +85,7 @@ class ExtractJob:
             reader = _reader(unit, 0)
             for _ in reader:
                 read = reader.num_read
-                if time.monotonic() - started > seconds:
+                if time.monotonic() - started > _SAMPLE_SECONDS:
                     break
         return read / max(time.monotonic() - started, 1e-9)
 

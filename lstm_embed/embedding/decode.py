@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,17 +21,18 @@ import pyarrow as pa
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
+from lstm_embed.base.settings import deciding
 from lstm_embed.embedding.config import DecodeConfig
 from lstm_embed.embedding.vectors import Embeddings, Matrix, read_slice, to_matrix
 from lstm_embed.embedding.worker import committed, compute_alone, open_model
-from lstm_embed.ledger import Ledger, PartRecord, PartStore, Span, Unit, Work
+from lstm_embed.ledger import Ledger, PartRecord, PartStore, Unit, Work
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.parts import read_record
-from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.ledger.units import read_plan
-from lstm_embed.stages.pool import READER_CPUS, PartProgress, find_workers, pool_needs
+from lstm_embed.stages.pool import find_workers, pool_needs
 from lstm_embed.stages.preflight import Needs
-from lstm_embed.stages.units import run_chunks
+from lstm_embed.stages.runner import run_stage
+from lstm_embed.stages.stage import Job, Records, UnitStage
 
 if TYPE_CHECKING:
     from lstm_embed.model.encoder import SentenceEncoder
@@ -56,16 +57,14 @@ class DecodedRow:
 
 
 def decode(config: DecodeConfig, report: Reporter = SILENT) -> Summary:
-    """Decode a folder of vectors, or what is new of it; Ray must be running unless nothing is left to do.
+    """Decode a folder of vectors, or what is new of it.
 
     Raises:
         FileNotFoundError: if there are no such vectors or their model is gone.
         InputError: if vectors, model and output folder do not go together.
         OutputBusy: if another job writes the folder.
     """
-    job = DecodeJob(config)
-    work = job.compare()
-    return job.summary(0.0, already_done=True) if work.finished else job.run(work, report)
+    return run_stage(DecodeStage(config), report)
 
 
 def decode_first(config: DecodeConfig) -> Iterator[DecodedRow]:
@@ -109,42 +108,36 @@ def _decoded(encoder: SentenceEncoder, vectors: Matrix, level: str) -> tuple[lis
     return [one.text for one in found], np.array([one.proven and level != "article" for one in found], np.bool_)
 
 
-class DecodeJob:
-    """One call of `decode`: its books, its model and its input."""
+class DecodeStage(UnitStage[DecodeConfig]):
+    """From parts of vectors to parts with what each row says."""
 
-    def __init__(self, config: DecodeConfig) -> None:
-        self.config = config
-        self.output = storage.resolve(config.output)
-        self.embeddings, self.model = _open(config)
-        settings = {
+    name, kind, row_name = "decode", KIND, "rows"
+    size_unit, counted, shown = ("rows", 1.0), "rows", ("proven",)
+
+    def open(self) -> None:
+        """Look at the vectors and their model."""
+        self.embeddings, self.model = _open(self.config)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the text."""
+        return {
             "content_format": FORMAT,
             "model": self.embeddings.model_fingerprint,
             "embedding": self.embeddings.embedding,
-            "part_rows": config.part_rows,
+            **deciding(self.config),
         }
-        self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config))
 
-    @property
-    def size_unit(self) -> tuple[str, float]:
-        """Name of what units are measured in, and how many of their sizes make one of it."""
-        return "rows", 1.0
+    def files(self) -> list[storage.FileInfo]:
+        """Return the parts of vectors."""
+        return self.embeddings.as_files()
 
-    @property
-    def needs(self) -> Needs:
-        """What it needs of the nodes."""
-        return pool_needs(self.config.num_workers, gpu=False, output=self.output, model=self.model)
-
-    def compare(self) -> Work:
+    def compare(self, ledger: Ledger) -> Work:
         """Tell what is left to do.
 
         Raises:
             FingerprintMismatch: if the folder was made with other settings, or from another folder of vectors.
         """
-        files = [
-            storage.FileInfo(path, part["rows"], f"{part['fingerprint']}-{part['input_digest']}")
-            for path, part in zip(self.embeddings.part_paths, self.embeddings.manifest["parts"], strict=True)
-        ]
-        work = self.ledger.compare(files, lambda new: [(Span.whole(file),) for file in new], prune=True)
+        work = super().compare(ledger)
         planned, _ = read_plan(self.output)
         sources = {storage.parent(storage.parent(unit.spans[0].path)) for unit in planned.values()}
         if others := sources - {self.embeddings.path}:
@@ -154,57 +147,34 @@ class DecodeJob:
             )
         return work
 
-    def run(self, work: Work, report: Reporter = SILENT) -> Summary:
-        """Do what `compare` found to be left."""
-        started = time.monotonic()
-        workers = find_workers(self.config.num_workers, gpu=False, report=report)
-        with self.ledger.writing(work) as owner:
-            work = self.ledger.remaining(work)
-            actor = functools.partial(
-                DecodeChunk,
-                model=self.model,
-                model_fingerprint=self.embeddings.model_fingerprint,
-                embedding=self.embeddings.embedding,
-                precision=self.embeddings.cpu_precision,
-                level=self.embeddings.level,
-                store=self.ledger.store,
-                erased=Erased.load(self.output),
-            )
-            progress = PartProgress("decode", work, *self.size_unit, report)
-            for record in run_chunks(
-                work.pending,
-                CutPart(self.ledger.store, self.config.part_rows),
-                actor,
-                workers=workers,
-                reader_cpus=READER_CPUS,
-                gpu=False,
-                stage="decode",
-                output=self.output,
-                report=report,
-            ):
-                progress.add(record, proven=record.stats["proven"])
-            owner.check()
-            extra = {"model": self.embeddings.model_fingerprint}
-            self.ledger.finish(work, progress.complete(), max_bad_fraction=1.0, extra=extra)
-        return self.summary(time.monotonic() - started, already_done=False)
+    def needs(self) -> Needs:
+        """Return what the actors and one reader need."""
+        return pool_needs(self.config.num_workers, gpu=False, output=self.output, model=self.model)
 
-    def summary(self, seconds: float, *, already_done: bool) -> Summary:
-        """Return what the finished folder holds."""
-        manifest = read_manifest(self.output, kind=KIND)
-        proven = manifest["totals"].get("proven", 0)
-        return Summary(
-            stage="decode",
-            output=self.output,
-            rows=manifest["rows"],
-            row_name="rows",
-            seconds=seconds,
-            already_done=already_done,
-            facts={
-                "proven": proven,
-                "share proven": round(proven / max(manifest["rows"], 1), 4),
-                "embedding": self.embeddings.embedding,
-            },
+    def make(self, job: Job) -> Records:
+        """Decode each part in a pool of actors."""
+        actor = functools.partial(
+            DecodeChunk,
+            model=self.model,
+            model_fingerprint=self.embeddings.model_fingerprint,
+            embedding=self.embeddings.embedding,
+            precision=self.embeddings.cpu_precision,
+            level=self.embeddings.level,
+            store=job.ledger.store,
+            erased=Erased.load(self.output),
         )
+        workers = find_workers(self.config.num_workers, gpu=False, report=job.report)
+        return job.chunks(CutPart(job.ledger.store, self.config.part_rows), actor, workers=workers, gpu=False)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the model's fingerprint."""
+        return {"model": self.embeddings.model_fingerprint}
+
+    def facts(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return how many rows are proven."""
+        proven = manifest["totals"].get("proven", 0)
+        share = round(proven / max(manifest["rows"], 1), 4)
+        return {"proven": proven, "share proven": share, "embedding": self.embeddings.embedding}
 
     def sample_rate(self, work: Work) -> float:
         """Return the rows a second that one worker decodes, measured on a few of them."""

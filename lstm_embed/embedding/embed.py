@@ -1,4 +1,4 @@
-"""The Ray Data pipeline from a corpus to vectors in parquet.
+"""The stage from a corpus to vectors in parquet.
 
 A reading stage (CPU) turns a unit into chunks of token ids, one row a chunk; a pool of actors that hold the model embeds a
 chunk and commits its part itself, so that vectors never pass through the object store. The stages ask for different
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
+from lstm_embed.base.settings import deciding, values_of
 from lstm_embed.corpus.articles import cut_into_units, find_files, inflation
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.sentences import UnitReader
@@ -28,20 +30,20 @@ from lstm_embed.embedding.read import ReadUnit
 from lstm_embed.embedding.reuse import Reuse, build_index
 from lstm_embed.embedding.vectors import KIND, VectorFormat, refuse_earlier
 from lstm_embed.embedding.worker import REUSED, EmbedChunk
-from lstm_embed.ledger import Ledger, PartRecord, Span, Work
+from lstm_embed.ledger import PartStore, Span, Work
 from lstm_embed.ledger.erased import Erased
-from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.model.config import OriginalConfig, config_from_dict
-from lstm_embed.stages.pool import READER_CPUS, PartProgress, find_workers, pool_needs
+from lstm_embed.stages.pool import find_workers, pool_needs
 from lstm_embed.stages.preflight import Needs
-from lstm_embed.stages.units import run_chunks
+from lstm_embed.stages.runner import run_stage
+from lstm_embed.stages.stage import Job, Records, UnitStage
 
 FORMAT = 2
 """Version of the parts' content; raised by hand when the same text and model would give other rows."""
 
 
 def embed(config: EmbedConfig, report: Reporter = SILENT) -> Summary:
-    """Make or bring up to date the vectors of a corpus; Ray must be running unless nothing is left to do.
+    """Make or bring up to date the vectors of a corpus.
 
     Raises:
         FileNotFoundError: if an input matches nothing or there is no model.
@@ -49,54 +51,62 @@ def embed(config: EmbedConfig, report: Reporter = SILENT) -> Summary:
         TooMuchRejected: if more was rejected than the config allows.
         OutputBusy: if another job writes the folder.
     """
-    job = EmbedJob(config)
-    work = job.compare()
-    return job.summary(0.0, already_done=True) if work.finished else job.run(work, report)
+    return run_stage(EmbedStage(config), report)
 
 
-class EmbedJob:
-    """One call of `embed`: its books, its model and its input."""
+class EmbedStage(UnitStage[EmbedConfig]):
+    """From a corpus and a model to vectors."""
 
-    def __init__(self, config: EmbedConfig) -> None:
+    name, kind, row_name = "embed", KIND, "vectors"
+    shown = (REUSED,)
+
+    def open(self) -> None:
+        """Look at the model, the input, and what the output folder was made with."""
         from lstm_embed.model.folder import open_model
 
-        self.config = config
-        self.output = storage.resolve(config.output)
-        self.model = storage.resolve(config.model)
+        self.model = storage.resolve(self.config.model)
         manifest = open_model(self.model)
         self.model_fingerprint: str = manifest["fingerprint"]
         self.vocabulary_fingerprint: str = manifest["content"]["vocabulary"]
         self.model_config: dict[str, Any] = storage.read_json(storage.join(self.model, "config.json"))
         self.embedding = self._embedding()
         self.tokens = self._token_set()
+        self.size_unit = ("rows", 1.0) if self.tokens else ("MB", 1e6)
         self.text = self._text_config()
         self.precision = self._precision()
         job = storage.join(self.output, "job.json")
         made: dict[str, Any] = storage.read_json(job).get("settings", {}) if storage.exists(job) else {}
         refuse_earlier(self.output, made)
         self.format = VectorFormat(
-            level=config.level,
-            dtype=config.dtype,
-            normalize=config.normalize,
-            text=config.text,
-            empty=config.empty,
-            row_group_rows=config.row_group_rows,
+            level=self.config.level,
+            dtype=self.config.dtype,
+            normalize=self.config.normalize,
+            text=self.config.text,
+            empty=self.config.empty,
+            row_group_rows=self.config.row_group_rows,
             columns=self._columns(made),
         )
+        other = self.config.reuse and storage.resolve(self.config.reuse) != self.output
+        # What the output folder itself holds is reused in any case.
+        self.earlier = Earlier.open(self.config.reuse, self.settings()) if other else None
+        self._counts: dict[str, int] = {}
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the vectors."""
         source = {"kind": TOKEN_SET, "text": self.tokens.tokenizer} if self.tokens else {"kind": "articles"}
-        settings = {
+        return {
             "content_format": FORMAT,
             "model": self.model_fingerprint,
             "embedding": self.embedding,
             "precision": self.precision,
             "vectors": asdict(self.format) | {"columns": list(self.format.columns)},
-            "source": {"text": asdict(self.text), **source},
-            "part_rows": 0 if self.tokens else config.part_rows,
+            "source": {"text": deciding(self.text), **source},
+            "part_rows": 0 if self.tokens else self.config.part_rows,
         }
-        self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config) | {"model": self.model})
-        other = config.reuse and storage.resolve(config.reuse) != self.output  # what is here is reused in any case
-        self.earlier = Earlier.open(config.reuse, self.ledger.settings) if other else None
-        self._counts: dict[str, int] = {}
+
+    def recorded_config(self) -> dict[str, Any]:
+        """Return the config with the model's whole path, for those who look for it later."""
+        return values_of(self.config) | {"model": self.model}
 
     def _token_set(self) -> TokenSet | None:
         path = storage.resolve(self.config.input[0])
@@ -171,59 +181,49 @@ class EmbedJob:
         columns = made.get("vectors", {}).get("columns", [])
         return settle_types(self.config.columns, columns, find_files(self.config.input), self.text)
 
-    @property
-    def size_unit(self) -> tuple[str, float]:
-        """Name of what units are measured in, and how many of their sizes make one of it."""
-        return ("rows", 1.0) if self.tokens else ("MB", 1e6)
+    def files(self) -> list[storage.FileInfo]:
+        """Return the parts of the token set, or the files of articles."""
+        if self.tokens:
+            return [storage.FileInfo(part.path, part.rows, part.identity) for part in self.tokens.parts]
+        return find_files(self.config.input)
 
-    @property
+    def cut(self, files: Sequence[storage.FileInfo]) -> list[tuple[Span, ...]]:
+        """Cut files of articles; a part of a token set is a unit."""
+        return super().cut(files) if self.tokens else cut_into_units(files, self.config.unit_bytes)
+
     def needs(self) -> Needs:
-        """What it needs of the nodes."""
+        """Return what the actors and one reader need."""
         return pool_needs(self.config.num_workers, gpu=self.config.gpu, output=self.output, model=self.model)
 
-    def compare(self) -> Work:
-        """Tell what is left to do."""
-        config = self.config
-        if self.tokens:
-            files = [storage.FileInfo(part.path, part.rows, part.identity) for part in self.tokens.parts]
-            return self.ledger.compare(files, lambda new: [(Span.whole(file),) for file in new], prune=config.prune)
-        cut = functools.partial(cut_into_units, unit_bytes=config.unit_bytes)
-        return self.ledger.compare(find_files(config.input), cut, prune=config.prune)
-
-    def run(self, work: Work, report: Reporter = SILENT) -> Summary:
-        """Do what `compare` found to be left."""
-        started = time.monotonic()
-        workers = find_workers(self.config.num_workers, gpu=self.config.gpu, report=report)
+    def make(self, job: Job) -> Records:
+        """Read units in tasks and embed their chunks in a pool of actors; what was embedded before is copied."""
+        workers = find_workers(self.config.num_workers, gpu=self.config.gpu, report=job.report)
         if self.earlier:
-            report.note(self.earlier.message)
-        with self.ledger.writing(work) as owner:
-            work = self.ledger.remaining(work)
-            if self.earlier:
-                self.earlier.inherit_erased(self.output)
-            staging = storage.join(self.output, "staging")
-            new = self._embed(work, workers, self._reuse(work, staging, report), report)
-            owner.check()
-            storage.remove_dir(staging)
-            extra = {"model": self.model_fingerprint, "precision": self.precision}
-            self.ledger.finish(work, new, max_bad_fraction=self.config.max_bad_fraction, extra=extra)
-        return self.summary(time.monotonic() - started, already_done=False)
+            job.report.note(self.earlier.message)
+            self.earlier.inherit_erased(self.output)
+        staging = storage.join(self.output, "staging")
+        reuse = self._reuse(job, staging)
+        read, actor = self._reader(job.ledger.store), self._actor(job.ledger.store, reuse)
+        new = job.chunks(read, actor, workers=workers, gpu=self.config.gpu)
+        reused = job.counts.get(REUSED, 0)
+        self._counts = {"encoded": job.rows - reused, "reused": reused}
+        storage.remove_dir(staging)
+        return new
 
-    def _reuse(self, work: Work, staging: str, report: Reporter) -> Reuse | None:
+    def _reuse(self, job: Job, staging: str) -> Reuse | None:
         """Index the earlier vectors there are, in this folder and the one given to reuse."""
-        if not work.pending:
+        if not job.work.pending:
             return None
-        sources = leftovers(self.ledger.store, work)
+        sources = leftovers(job.ledger.store, job.work)
         if self.earlier:
             sources += self.earlier.parts
         if not sources:
             return None
         folder = storage.join(staging, "reuse")
-        return build_index(folder, sources, article_rows=self.config.level == "article", report=report)
+        return build_index(folder, sources, article_rows=self.config.level == "article", report=job.report)
 
-    def _embed(
-        self, work: Work, workers: tuple[int, int], reuse: Reuse | None, report: Reporter
-    ) -> dict[int, list[PartRecord]]:
-        read = ReadUnit(
+    def _reader(self, store: PartStore) -> ReadUnit:
+        return ReadUnit(
             text=self.text,
             columns=self.format.columns,
             whole_texts=self.config.level == "row",
@@ -231,45 +231,32 @@ class EmbedJob:
             from_token_set=self.tokens is not None,
             vocabulary=storage.join(self.model, "vocabulary.parquet"),
             vocabulary_fingerprint=self.vocabulary_fingerprint,
-            store=self.ledger.store,
+            store=store,
             quarantine_text=self.config.quarantine_text,
             keep_text=self.config.text and self.config.level != "article",
             erased=Erased.load(self.output),
         )
-        actor = functools.partial(
+
+    def _actor(self, store: PartStore, reuse: Reuse | None) -> Callable[[], EmbedChunk]:
+        return functools.partial(
             EmbedChunk,
             model=self.model,
             model_fingerprint=self.model_fingerprint,
             embedding=self.embedding,
-            store=self.ledger.store,
+            store=store,
             format=self.format,
             precision=self.precision,
             gpu=self.config.gpu,
             batch_tokens=self.config.batch_tokens,
             reuse=reuse,
         )
-        progress = PartProgress("embed", work, *self.size_unit, report)
-        for record in run_chunks(
-            work.pending,
-            read,
-            actor,
-            workers=workers,
-            reader_cpus=READER_CPUS,
-            gpu=self.config.gpu,
-            stage="embed",
-            output=self.output,
-            report=report,
-        ):
-            stats = dict(record.stats)
-            reused, rejected = stats.pop(REUSED, 0), sum(stats["rejected"].values())
-            progress.add(replace(record, stats=stats), rejected=rejected, reused=reused)
-        reused = progress.counts["reused"]
-        self._counts = {"encoded": progress.sentences - reused, "reused": reused}
-        return progress.complete()
 
-    def summary(self, seconds: float, *, already_done: bool) -> Summary:
-        """Return what the finished folder holds."""
-        manifest = read_manifest(self.output, kind=KIND)
+    def manifest(self) -> dict[str, Any]:
+        """Return what the vectors were made with."""
+        return {"model": self.model_fingerprint, "precision": self.precision}
+
+    def facts(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return how many vectors are new, and what was left out."""
         totals = manifest["totals"]
         facts = {
             **self._counts,
@@ -282,17 +269,9 @@ class EmbedJob:
             facts["erased articles"] = totals["erased"]
         if misfits := totals.get("values_of_another_type"):
             facts["values of another type, now null"] = ", ".join(f"{name} {n}" for name, n in sorted(misfits.items()))
-        return Summary(
-            stage="embed",
-            output=self.output,
-            rows=manifest["rows"],
-            row_name="vectors",
-            seconds=seconds,
-            already_done=already_done,
-            facts=facts,
-        )
+        return facts
 
-    def sample_rate(self, work: Work, seconds: float = 3.0) -> float:
+    def sample_rate(self, work: Work) -> float:
         """Return the stored bytes (rows of a token set) a second that one worker embeds, measured on a few sentences."""
         from lstm_embed.model.encoder import SentenceEncoder
 

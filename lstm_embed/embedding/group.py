@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
+from lstm_embed.base.settings import deciding
 from lstm_embed.embedding.config import GroupConfig
 from lstm_embed.embedding.duplicates import list_near_duplicates
 from lstm_embed.embedding.vectors import Embeddings, Matrix, read_vectors, to_matrix, unit_rows
-from lstm_embed.ledger import Ledger, PartRecord, PartStore, Span, Unit, Work
-from lstm_embed.ledger.sealed import read_manifest
-from lstm_embed.stages.preflight import Needs
-from lstm_embed.stages.units import run_units
+from lstm_embed.ledger import PartRecord, PartStore, Unit, Work
+from lstm_embed.stages.runner import run_stage
+from lstm_embed.stages.stage import Job, Records, UnitStage
 
 KIND = "groups"
 FORMAT = 2
@@ -44,37 +44,31 @@ _ROW_COLUMNS = ("article_id", "title", "sentence", "text")
 
 
 def group(config: GroupConfig, report: Reporter = SILENT) -> Summary:
-    """Group the rows of a folder of vectors; Ray must be running unless nothing is left to do.
+    """Group the rows of a folder of vectors.
 
     Raises:
         FileNotFoundError: if there is no such folder.
         InputError: if it is unfinished, or the output folder holds something else.
         OutputBusy: if another job writes the output folder.
     """
-    job = GroupJob(config)
-    work = job.compare()
-    return job.summary(0.0, already_done=True) if work.finished else job.run(work, report)
+    return run_stage(GroupStage(config), report)
 
 
-class GroupJob:
-    """One call of `group`: its books and its input."""
+class GroupStage(UnitStage[GroupConfig]):
+    """From parts of vectors to parts with a group for each row."""
 
-    def __init__(self, config: GroupConfig) -> None:
-        self.config = config
-        self.output = storage.resolve(config.output)
-        self.embeddings = Embeddings(config.embeddings)
-        if self.embeddings.num_rows < config.clusters:
+    name, kind, row_name = "group", KIND, "rows"
+    size_unit, counted = ("rows", 1.0), "rows"
+
+    def open(self) -> None:
+        """Look at the vectors, and whether there will be words for the groups."""
+        self.embeddings = Embeddings(self.config.embeddings)
+        if self.embeddings.num_rows < self.config.clusters:
             raise InputError(
-                f"{self.embeddings.path} has {self.embeddings.num_rows} vectors; that is too few for {config.clusters} "
-                "groups (--clusters)"
+                f"{self.embeddings.path} has {self.embeddings.num_rows} vectors; that is too few for "
+                f"{self.config.clusters} groups (--clusters)"
             )
         self._unnamed = self._why_unnamed()
-        deciding = {
-            name: value for name, value in asdict(config).items() if name not in ("embeddings", "output", "model")
-        }
-        settings = {"content_format": FORMAT, "embeddings": self.embeddings.manifest["fingerprint"], **deciding}
-        self.ledger = Ledger(self.output, kind=KIND, settings=settings, config=asdict(config))
-        self._staging = storage.join(self.output, "staging")
 
     def _why_unnamed(self) -> str:
         """Return why there will be no words; empty if there will, or none are wanted."""
@@ -90,58 +84,38 @@ class GroupJob:
             return str(error)
         return ""
 
-    @property
-    def size_unit(self) -> tuple[str, float]:
-        """Name of what units are measured in, and how many of their sizes make one of it."""
-        return "rows", 1.0
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the groups."""
+        embeddings = self.embeddings.manifest["fingerprint"]
+        return {"content_format": FORMAT, "embeddings": embeddings, **deciding(self.config)}
 
-    @property
-    def needs(self) -> Needs:
-        """What it needs of the nodes."""
-        return Needs(output=self.output)
+    def files(self) -> list[storage.FileInfo]:
+        """Return the parts of vectors."""
+        return self.embeddings.as_files()
 
-    def compare(self) -> Work:
-        """Tell what is left to do."""
-        files = [
-            storage.FileInfo(path, part["rows"], f"{part['fingerprint']}-{part['input_digest']}")
-            for path, part in zip(self.embeddings.part_paths, self.embeddings.manifest["parts"], strict=True)
-        ]
-        return self.ledger.compare(files, lambda new: [(Span.whole(file),) for file in new], prune=True)
-
-    def run(self, work: Work, report: Reporter = SILENT) -> Summary:
-        """Do what `compare` found to be left."""
-        started = time.monotonic()
+    def make(self, job: Job) -> Records:
+        """Find the centres, assign every row, and say what is typical of each group."""
         if self._unnamed:
-            report.note(f"the groups will have no words: {self._unnamed}")
-        with self.ledger.writing(work) as owner:
-            work = self.ledger.remaining(work)
-            centres_path = storage.join(self.output, "centres.parquet")
-            if not storage.exists(centres_path):
-                write_centres(centres_path, fit(self.embeddings, self.config, report))
-            task = AssignTask(
-                centres_path=centres_path,
-                store=self.ledger.store,
-                nearest=PartStore(storage.join(self._staging, "nearest"), self.ledger.store.fingerprint),
-                num_nearest=self.config.nearest,
-            )
-            records = {**work.records, **self._assign(work, task, report)}
-            self._describe([record for unit in work.units for record in records[unit.number]], task)
-            pairs = self._near_duplicates(work, report)
-            owner.check()
-            storage.remove_dir(self._staging)
-            extra = {"embeddings": self.embeddings.manifest["fingerprint"], **pairs}
-            self.ledger.finish(work, records, max_bad_fraction=1.0, extra=extra)
-        return self.summary(time.monotonic() - started, already_done=False)
-
-    def _assign(self, work: Work, task: AssignTask, report: Reporter) -> dict[int, list[PartRecord]]:
-        new: dict[int, list[PartRecord]] = {}
-        total = sum(unit.size for unit in work.units)
-        done = total - sum(unit.size for unit in work.pending)
-        for records in run_units(work.pending, task, stage="assign groups", output=self.output, report=report):
-            new[records[0].unit] = records
-            done += sum(record.rows for record in records)
-            report.progress("assign groups", done, total, "rows")
+            job.report.note(f"the groups will have no words: {self._unnamed}")
+        staging = storage.join(self.output, "staging")
+        task = AssignTask(
+            centres_path=storage.join(self.output, "centres.parquet"),
+            store=job.ledger.store,
+            nearest=PartStore(storage.join(staging, "nearest"), job.ledger.store.fingerprint),
+            num_nearest=self.config.nearest,
+        )
+        if not storage.exists(task.centres_path):
+            write_centres(task.centres_path, fit(self.embeddings, self.config, job.report))
+        new = job.units(task, name="assign groups")
+        records = {**job.work.records, **new}
+        self._describe([record for unit in job.work.units for record in records[unit.number]], task)
+        self._pairs = self._near_duplicates(job)
+        storage.remove_dir(staging)
         return new
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the vectors' fingerprint, and how many pairs were listed."""
+        return {"embeddings": self.embeddings.manifest["fingerprint"], **self._pairs}
 
     def _describe(self, records: Sequence[PartRecord], task: AssignTask) -> None:
         """Write what is typical of each group."""
@@ -166,24 +140,23 @@ class GroupJob:
                 words[number] = list(decoded.words[: self.config.words])
         return words
 
-    def _near_duplicates(self, work: Work, report: Reporter) -> dict[str, Any]:
+    def _near_duplicates(self, job: Job) -> dict[str, Any]:
         if not self.config.near_duplicates:
             return {}
-        store = self.ledger.store
-        parts = [(unit.spans[0].path, store.path(unit.number, 0)) for unit in work.units]
+        store = job.ledger.store
+        parts = [(unit.spans[0].path, store.path(unit.number, 0)) for unit in job.work.units]
         found = list_near_duplicates(
             parts,
             storage.join(self.output, "pairs"),
             threshold=self.config.near_duplicates,
             max_pairs=self.config.max_pairs,
             columns=_ROW_COLUMNS,
-            report=report,
+            report=job.report,
         )
         return {"pairs": found.pairs, "pairs_cut_off": found.cut_off}
 
-    def summary(self, seconds: float, *, already_done: bool) -> Summary:
-        """Return what the finished folder holds."""
-        manifest = read_manifest(self.output, kind=KIND)
+    def facts(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return how large the groups are, and how many pairs were listed."""
         sizes = np.array(manifest["totals"]["sizes"])
         facts: dict[str, Any] = {
             "groups": int((sizes > 0).sum()),
@@ -194,15 +167,7 @@ class GroupJob:
             facts["near-duplicate pairs"] = manifest["pairs"]
             if manifest["pairs_cut_off"]:
                 facts["listing stopped at"] = f"--max-pairs {self.config.max_pairs:,}"
-        return Summary(
-            stage="group",
-            output=self.output,
-            rows=manifest["rows"],
-            row_name="rows",
-            seconds=seconds,
-            already_done=already_done,
-            facts=facts,
-        )
+        return facts
 
     def sample_rate(self, work: Work) -> float:
         """Return the rows a second that one CPU assigns, measured on one batch."""

@@ -135,6 +135,13 @@ class Embeddings:
         self.num_rows: int = self.manifest["rows"]
         self.part_paths = [storage.join(self.path, "parts", part["name"]) for part in self.manifest["parts"]]
 
+    def as_files(self) -> list[storage.FileInfo]:
+        """Return the parts as input of a stage: measured in rows, changed where their content is another."""
+        return [
+            storage.FileInfo(path, part["rows"], f"{part['fingerprint']}-{part['input_digest']}")
+            for path, part in zip(self.part_paths, self.manifest["parts"], strict=True)
+        ]
+
     @property
     def dimension(self) -> int:
         """Dimension of a vector; 0 if there is none."""

@@ -23,7 +23,7 @@ from lstm_embed.ledger.parts import read_record
 if TYPE_CHECKING:
     from lstm_embed.model.encoder import SentenceEncoder
 
-REUSED = "reused"
+REUSED = "_reused"
 """In the stats of a record on its way to the driver: rows whose vectors were copied. Not part of what is committed."""
 
 

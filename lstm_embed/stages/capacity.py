@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lstm_embed.base.errors import LstmEmbedError
 from lstm_embed.base.progress import SILENT, Reporter
+from lstm_embed.stages import ray_private
 
 Bundle = Mapping[str, float]
 """Resources that one worker needs on one node, such as {"CPU": 1, "GPU": 1}."""
@@ -96,22 +94,5 @@ def _ask_autoscaler(bundles: Sequence[Bundle]) -> None:
 
 
 def nodes_on_their_way() -> str:
-    """Return what the autoscaler, of either generation, is starting; "" for nothing."""
-    import ray
-    from ray.autoscaler.v2.sdk import get_cluster_status
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    counts: dict[str, int] = {}
-    with contextlib.suppress(Exception):  # interfaces that Ray does not call stable; without them only `quiet` counts
-        status: Any = get_cluster_status(ray.get_runtime_context().gcs_address)
-        for node in status.pending_nodes:
-            counts[node.ray_node_type_name] = counts.get(node.ray_node_type_name, 0) + 1
-        for launch in status.pending_launches:
-            counts[launch.ray_node_type_name] = counts.get(launch.ray_node_type_name, 0) + launch.count
-    with contextlib.suppress(Exception):
-        summary = json.loads(_internal_kv_get("__autoscaling_status"))["autoscaler_report"]
-        for _, name, _ in summary["pending_nodes"]:
-            counts[name] = counts.get(name, 0) + 1
-        for name, count in summary["pending_launches"].items():
-            counts[name] = counts.get(name, 0) + count
-    return ", ".join(f"{count} {name} starting" for name, count in sorted(counts.items()))
+    """Return what the autoscaler is starting; "" for nothing."""
+    return ", ".join(f"{count} {name} starting" for name, count in sorted(ray_private.nodes_starting().items()))

@@ -24,46 +24,64 @@ from typing import Any, TypeVar
 
 from lstm_embed.base import storage
 from lstm_embed.base.progress import Reporter
+from lstm_embed.stages import ray_private
 from lstm_embed.stages.capacity import Bundle, describe, unplaced
 
 STAGE_DONE, STAGE_TOTAL, STAGE_RATE = "lstm_embed_stage_done", "lstm_embed_stage_total", "lstm_embed_stage_rate"
 STAGE_COUNTER, TRAIN = "lstm_embed_stage_counter", "lstm_embed_train"
-LOG_FOLDER = "log"
+LOG_FOLDER, PROGRESS = "log", "progress.json"
+_FILE_SECONDS = 5.0
 _FLUSH_SECONDS = 30.0
 
 Item = TypeVar("Item")
 
 
-class Metrics:
-    """A `Reporter` that hands everything on and sets Ray metrics; silent where Ray is not running.
+class Observer:
+    """A `Reporter` that hands everything on, sets Ray metrics (none where Ray is not running), and keeps `progress.json`.
 
     Args:
-        report: Handed everything.
-        run: Label of the metrics: the run's name or the output folder.
+        report: Receiver of everything.
+        run: Label of the metrics: a run's name or an output folder.
+        output: Folder that gets `progress.json` while the block lasts, for `status`; empty for none.
     """
 
-    def __init__(self, report: Reporter, run: str) -> None:
+    def __init__(self, report: Reporter, run: str, output: str = "") -> None:
         self._report = report
         self._gauges = Gauges(run)
-        self._last = ("", 0.0, 0.0)
+        self._output = output
+        self._stage, self._first = "", (0.0, 0.0)
+        self._written = -math.inf
 
     def progress(self, stage: str, done: float, total: float, unit: str, **counters: float) -> None:
-        """Hand progress on, and set the stage's metrics."""
+        """Hand progress on, set the stage's metrics, and write the file now and then."""
         self._report.progress(stage, done, total, unit, **counters)
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._first = stage, (now, done)
+        elapsed = now - self._first[0]
+        rate = (done - self._first[1]) / elapsed if elapsed > 0 else 0.0
         labels = {"stage": stage, "unit": unit}
-        self._gauges.set(STAGE_DONE, done, **labels)
-        self._gauges.set(STAGE_TOTAL, total, **labels)
+        for name, value in ((STAGE_DONE, done), (STAGE_TOTAL, total), (STAGE_RATE, rate)):
+            self._gauges.set(name, value, **labels)
         for name, value in counters.items():
             self._gauges.set(STAGE_COUNTER, value, stage=stage, counter=name)
-        last_stage, last_done, last_time = self._last
-        now = time.monotonic()
-        if stage == last_stage and now > last_time:
-            self._gauges.set(STAGE_RATE, (done - last_done) / (now - last_time), **labels)
-        self._last = (stage, done, now)
+        if self._output and now - self._written >= _FILE_SECONDS:
+            self._written = now
+            left = (total - done) / rate if rate > 0 else None
+            state = {"stage": stage, "done": done, "total": total, "unit": unit, "rate": rate, "seconds_left": left}
+            with contextlib.suppress(OSError):  # progress is a courtesy; the job itself meets a store that fails
+                storage.write_json(storage.join(self._output, PROGRESS), {**state, **counters, "time": time.time()})
 
     def note(self, message: str) -> None:
         """Hand a line on."""
         self._report.note(message)
+
+    def __enter__(self) -> Observer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._output and kind is None:
+            storage.remove(storage.join(self._output, PROGRESS))
 
 
 class Gauges:
@@ -188,7 +206,7 @@ def explain_stall() -> str:
     nodes = ray.nodes()
     lost = [node["NodeManagerAddress"] for node in nodes if not node["Alive"]]
     living = [node["Resources"] for node in nodes if node["Alive"]]
-    return stall_reason(living, ray.available_resources(), _waiting_bundles(), lost)
+    return stall_reason(living, ray.available_resources(), ray_private.waiting_bundles(), lost)
 
 
 def stall_reason(
@@ -218,13 +236,3 @@ def stall_reason(
             f"hang; see the stack traces of the dashboard{note}"
         )
     return f"nothing runs and nothing waits ({total}); stop the job and run the same command again{note}"
-
-
-def _waiting_bundles() -> list[Bundle]:
-    """Return what is asked for by tasks and actors that have not started."""
-    import ray
-    from ray.autoscaler.v2.sdk import get_cluster_status
-
-    demand: Any = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
-    requests = [*demand.ray_task_actor_demand, *demand.placement_group_demand]
-    return [dict(request.bundle) for group in requests for request in group.bundles_by_count]

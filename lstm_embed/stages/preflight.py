@@ -19,7 +19,6 @@ import os
 import platform
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +27,7 @@ from pathlib import Path
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter
+from lstm_embed.stages import ray_private
 from lstm_embed.stages.capacity import Bundle, wait_for_resources
 
 VARIABLE = "LSTM_EMBED_EXPECTS"
@@ -140,7 +140,7 @@ def faults(expected: Expectation, found: NodeFacts) -> list[str]:
 
 def look(expected: Expectation) -> NodeFacts:
     """Find out about the node this runs on."""
-    temporary = _ray_folder()
+    temporary = ray_private.session_folder()
     disk = shutil.disk_usage(_existing(temporary))
     return NodeFacts(
         host=host_name(),
@@ -203,15 +203,6 @@ def _room(folder: str) -> int:
     with contextlib.suppress(FileNotFoundError):  # also of a file that is deleted just now
         taken = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
     return taken + shutil.disk_usage(_existing(folder)).free
-
-
-def _ray_folder() -> str:
-    try:
-        from ray._private import worker
-
-        return str(worker.global_worker.node.get_session_dir_path())
-    except (ImportError, AttributeError):
-        return tempfile.gettempdir()
 
 
 @functools.cache

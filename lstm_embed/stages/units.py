@@ -24,6 +24,7 @@ from lstm_embed.base.errors import LstmEmbedError
 from lstm_embed.base.progress import SILENT, Reporter
 from lstm_embed.ledger import PartRecord, Span, Unit
 from lstm_embed.stages.observe import UnitLog, watched
+from lstm_embed.stages.pool import READER_CPUS
 from lstm_embed.stages.preflight import check_worker, host_name
 
 if TYPE_CHECKING:
@@ -172,7 +173,6 @@ def run_chunks(
     make_worker: ChunkWorker,
     *,
     workers: tuple[int, int],
-    reader_cpus: float,
     gpu: bool,
     stage: str = "",
     output: str = "",
@@ -185,10 +185,9 @@ def run_chunks(
 
     Args:
         units: The work.
-        read: The reading stage, `reader_cpus` CPUs a task.
+        read: The reading stage, `READER_CPUS` a task.
         make_worker: Called once in each actor, which has one CPU and, if `gpu`, one GPU.
         workers: Least and most actors.
-        reader_cpus: Must differ from 1, the actors' CPUs.
         gpu: Give each actor a GPU.
         stage: Name in the log.
         output: Folder whose log gets a line for each chunk; empty for none.
@@ -202,7 +201,7 @@ def run_chunks(
         # Ray counts units, but a unit gives as many chunks as it has parts.
         warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        dataset = _chunk_dataset(units, read, make_worker, workers=workers, reader_cpus=reader_cpus, gpu=gpu)
+        dataset = _chunk_dataset(units, read, make_worker, workers=workers, gpu=gpu)
         try:
             with _log_of(output) as log:
                 for row in watched(dataset.iter_rows(), report, "part"):
@@ -223,12 +222,10 @@ def _chunk_dataset(
     make_worker: ChunkWorker,
     *,
     workers: tuple[int, int],
-    reader_cpus: float,
     gpu: bool,
 ) -> ray.data.Dataset:
     import ray.data
 
-    assert reader_cpus != 1
     items = [{"unit": unit_to_json(unit)} for unit in units]
     low, high = workers
     pool = ray.data.ActorPoolStrategy(
@@ -236,7 +233,7 @@ def _chunk_dataset(
     )
     dataset = (
         ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(_reading(read), batch_size=1, num_cpus=reader_cpus)
+        .map_batches(_reading(read), batch_size=1, num_cpus=READER_CPUS)
         .map_batches(
             _ChunkActor,
             fn_constructor_args=(make_worker,),

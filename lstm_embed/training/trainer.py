@@ -24,8 +24,9 @@ from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger.owner import Owner, owned
 from lstm_embed.ledger.sealed import MANIFEST, read_manifest
-from lstm_embed.stages.observe import Gauges, stall_watch
+from lstm_embed.stages.observe import Gauges, Observer, stall_watch
 from lstm_embed.stages.preflight import Needs
+from lstm_embed.stages.session import ray_session
 from lstm_embed.training import worker
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
@@ -83,7 +84,7 @@ def needs(config: TrainingConfig) -> Needs:
 
 
 def train(config: TrainingConfig, report: Reporter = SILENT) -> Summary:
-    """Train, or continue, a run to its end; Ray must have been started.
+    """Train, or continue, a run to its end.
 
     SIGTERM or Ctrl-C saves a checkpoint and returns; the summary then has the fact `stopped`. Must be called from the main
     thread for that.
@@ -95,11 +96,16 @@ def train(config: TrainingConfig, report: Reporter = SILENT) -> Summary:
         NonFiniteLoss: if a loss or gradient is not a finite number.
         LstmEmbedError: if workers failed more often than the config allows.
     """
+    if summary := finished_run(config):
+        return summary
+    with Observer(report, config.run_name) as observed, ray_session(needs(config), observed):
+        return _train(config, observed)
+
+
+def _train(config: TrainingConfig, report: Reporter) -> Summary:
     from lstm_embed.training.recovery import recover, roll_back
 
     begun = time.monotonic()
-    if summary := finished_run(config):
-        return summary
     _check_resources(config)
     folder = RunFolder.of(config)
     precision = _precision(config, folder.read())

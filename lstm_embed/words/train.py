@@ -6,7 +6,6 @@ a million words, 300 dimensions), needs the corpus a second time on a local disk
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import Any
 
@@ -18,8 +17,8 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import FIRST_ID
-from lstm_embed.ledger import fingerprint, seal
-from lstm_embed.ledger.whole import finished, making
+from lstm_embed.stages.runner import run_stage
+from lstm_embed.stages.stage import FolderStage, Made
 from lstm_embed.words import scores
 from lstm_embed.words.config import WordVectorsConfig
 from lstm_embed.words.folder import KIND, REPORT, STATE, VOCABULARY, State, WordVectors, aligned, write_vectors
@@ -48,53 +47,74 @@ def train_word_vectors(config: WordVectorsConfig, report: Reporter = SILENT) -> 
         FingerprintMismatch: if the output was made with other settings.
         InputError: if an input cannot be used.
     """
-    begin = time.monotonic()
-    tokens = TokenSet.open(config.tokens)
-    output = storage.resolve(config.output)
-    settings = _settings(config, tokens)
-    advice = "" if config.import_from else f"; to go on from it, write to another folder with --continue-from {output}"
-    manifest = finished(output, kind=KIND, settings=settings, advice=advice)
-    if manifest:
-        report.note(f"{output} is finished; nothing to do")
-        return _summary(output, manifest, begin, already_done=True)
-    # Before the folder is claimed: what cannot be used leaves nothing behind that a corrected command would trip over.
-    work = _Import(config, tokens) if config.import_from else _Training(config, tokens, output, report)
-    with making(output, kind=KIND, settings=settings, config=dataclasses.asdict(config)):
-        vectors, facts = work.run()
-        tokens.vocabulary.save(storage.join(output, VOCABULARY))
-        digest = write_vectors(output, vectors)
-        facts = {**facts, **scores.score(vectors, tokens.vocabulary)}
-        storage.write_json(storage.join(output, REPORT), facts)
-        if not config.keep_state:
-            storage.remove(storage.join(output, STATE))
-    content = {
-        "settings": settings,
-        "pieces": len(tokens.vocabulary) - FIRST_ID,
-        "dimension": vectors.shape[1],
-        "wordsim353": facts["wordsim353"]["spearman"],
-    }
-    if config.import_from:
-        content["coverage"] = facts["imported"]["coverage_tokens"]
-        if content["coverage"] < _LEAST_COVERAGE:
-            report.note(
-                f"warning: {config.import_from} covers {100 * content['coverage']:.1f} % of the running text; the rest "
-                "counts by its spelling alone. Prepare the text with --whole-word-count (5, say), so that its words are whole."
-            )
-    manifest = seal(output, kind=KIND, fingerprint=fingerprint([settings, digest]), content=content)
-    return _summary(output, manifest, begin, already_done=False)
+    return run_stage(WordVectorsStage(config), report)
 
 
-def _settings(config: WordVectorsConfig, tokens: TokenSet) -> dict[str, Any]:
-    """Return what decides the content, with fingerprints in place of paths."""
-    if config.import_from:
-        return {
-            "vocabulary": tokens.vocabulary_fingerprint,
-            "profile": tokens.tokenizer["profile"],
-            "imported": _digest(storage.resolve(config.import_from)),
-            "import_format": config.import_format,
+class WordVectorsStage(FolderStage[WordVectorsConfig]):
+    """From a token set to word vectors, on one machine."""
+
+    name, kind, row_name = STAGE, KIND, "pieces"
+
+    def open(self) -> None:
+        """Look at the token set."""
+        self.tokens = TokenSet.open(self.config.tokens)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the content, with fingerprints in place of paths."""
+        config = self.config
+        if config.import_from:
+            return {
+                "vocabulary": self.tokens.vocabulary_fingerprint,
+                "profile": self.tokens.tokenizer["profile"],
+                "imported": _digest(storage.resolve(config.import_from)),
+                "import_format": config.import_format,
+            }
+        earlier = WordVectors.load(config.continue_from).fingerprint if config.continue_from else None
+        return {"tokens": self.tokens.fingerprint, "continued": earlier, **config.training_settings()}
+
+    @property
+    def advice(self) -> str:
+        """How to go on from what is there."""
+        if self.config.import_from:
+            return ""
+        return f"; to go on from it, write to another folder with --continue-from {self.output}"
+
+    def begin(self, report: Reporter) -> None:
+        """Read what is imported, or what the training starts from: what cannot be used leaves nothing behind."""
+        config, tokens = self.config, self.tokens
+        self._work = _Import(config, tokens) if config.import_from else _Training(config, tokens, self.output, report)
+
+    def make(self, report: Reporter) -> Made:
+        """Train or take the vectors, and write them with their vocabulary and what they score."""
+        vectors, facts = self._work.run()
+        self.tokens.vocabulary.save(storage.join(self.output, VOCABULARY))
+        digest = write_vectors(self.output, vectors)
+        facts = {**facts, **scores.score(vectors, self.tokens.vocabulary)}
+        storage.write_json(storage.join(self.output, REPORT), facts)
+        if not self.config.keep_state:
+            storage.remove(storage.join(self.output, STATE))
+        content = {
+            "settings": self.settings(),
+            "pieces": len(self.tokens.vocabulary) - FIRST_ID,
+            "dimension": vectors.shape[1],
+            "wordsim353": facts["wordsim353"]["spearman"],
         }
-    earlier = WordVectors.load(config.continue_from).fingerprint if config.continue_from else None
-    return {"tokens": tokens.fingerprint, "continued": earlier, **config.training_settings()}
+        if self.config.import_from:
+            content["coverage"] = facts["imported"]["coverage_tokens"]
+            if content["coverage"] < _LEAST_COVERAGE:
+                report.note(
+                    f"warning: {self.config.import_from} covers {100 * content['coverage']:.1f} % of the running text; the "
+                    "rest counts by its spelling alone. Prepare the text with --whole-word-count (5, say), so that its words "
+                    "are whole."
+                )
+        return Made(content=content, decided_by=[self.settings(), digest])
+
+    def facts(self, content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return the number of pieces, and how good their vectors are."""
+        facts = {"dimension": content["dimension"], "wordsim353": content["wordsim353"]}
+        if "coverage" in content:
+            facts["running_text_with_vectors"] = f"{100 * content['coverage']:.1f} %"
+        return content["pieces"], facts
 
 
 def _digest(path: str) -> str:
@@ -104,22 +124,6 @@ def _digest(path: str) -> str:
         return storage.digest(path)
     state = " with state" if storage.exists(storage.join(path, STATE)) else ""
     return WordVectors.load(path).fingerprint + state
-
-
-def _summary(output: str, manifest: dict[str, Any], begin: float, already_done: bool) -> Summary:
-    content = manifest["content"]
-    facts = {"dimension": content["dimension"], "wordsim353": content["wordsim353"]}
-    if "coverage" in content:
-        facts["running_text_with_vectors"] = f"{100 * content['coverage']:.1f} %"
-    return Summary(
-        stage=STAGE,
-        output=output,
-        rows=content["pieces"],
-        row_name="pieces",
-        seconds=time.monotonic() - begin,
-        already_done=already_done,
-        facts=facts,
-    )
 
 
 class _Import:

@@ -32,6 +32,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "jobs"))
 import numpy as np
 import pyarrow as pa
 from embedding_help import TOKENIZER, VOCABULARY, make_articles, write_articles
+from launch import ray_session
 
 from lstm_embed.base import storage
 from lstm_embed.corpus.articles import find_files
@@ -44,8 +45,6 @@ from lstm_embed.model.config import default
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.sentence_model import SentenceModel
 from lstm_embed.stages.units import run_chunks
-
-from launch import ray_session
 
 MEGABYTE = 1 << 20
 WORD_SIZE = 300

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 
 import numpy as np
 from embedding_help import make_articles, save_model, write_articles
+from launch import ray_session
 
 from lstm_embed.base import storage
 from lstm_embed.corpus.articles import find_files
@@ -36,8 +37,6 @@ from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.embed import embed
 from lstm_embed.embedding.erase import erase
 from lstm_embed.embedding.vectors import Embeddings
-
-from launch import ray_session
 
 CHANGED, DELETED, ERASED = 0.03, 10, 10
 MOST_ENCODED = 0.04

@@ -1,37 +1,27 @@
-"""What jobs show: a progress line on a terminal, plain lines elsewhere, and a closing table."""
+"""What the command line shows: a progress line on a terminal, plain lines elsewhere, and a closing table."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sys
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lstm_embed.base.progress import Summary
+from lstm_embed.base.progress import Summary
 
 _TERMINAL_SECONDS = 0.2
 _PLAIN_SECONDS = 10.0
-_FILE_SECONDS = 5.0
 
 
 class Console:
-    """A `Reporter` that prints to standard error, and keeps `progress.json` in the output folder for `status`.
+    """A `Reporter` that prints to standard error."""
 
-    Args:
-        output: The job's output folder, or None to keep no file.
-    """
-
-    def __init__(self, output: str | None = None) -> None:
-        self._output = output
+    def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._stage = ""
         self._started = (0.0, 0.0)
-        self._shown = self._written = 0.0
+        self._shown = 0.0
         self._line_open = False
 
     def progress(self, stage: str, done: float, total: float, unit: str, **counters: float) -> None:
@@ -46,9 +36,6 @@ class Console:
             self._draw(_line(stage, done, total, unit, counters, now - self._started[0], done - self._started[1]))
         if finished:
             self._close_line()
-        if self._output and now - self._written >= _FILE_SECONDS:
-            self._written = now
-            self._write_file(stage, done, total, unit, counters, now)
 
     def note(self, message: str) -> None:
         """Print one line."""
@@ -68,29 +55,11 @@ class Console:
             print(file=sys.stderr, flush=True)
             self._line_open = False
 
-    def _write_file(
-        self, stage: str, done: float, total: float, unit: str, counters: dict[str, float], now: float
-    ) -> None:
-        from lstm_embed.base import storage
-
-        elapsed, gained = now - self._started[0], done - self._started[1]
-        rate = gained / elapsed if elapsed > 0 else 0.0
-        value: dict[str, Any] = {"stage": stage, "done": done, "total": total, "unit": unit, **counters}
-        value |= {"rate": rate, "seconds_left": (total - done) / rate if rate > 0 else None, "time": time.time()}
-        with contextlib.suppress(OSError):  # progress is a courtesy; the job itself meets a store that fails
-            storage.write_json(storage.join(self._output or "", "progress.json"), value)
-
     def __enter__(self) -> Console:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close_line()
-        if self._output and kind is None:
-            from lstm_embed.base import storage
-
-            storage.remove(storage.join(self._output, "progress.json"))
 
 
 def _line(
@@ -125,8 +94,9 @@ def print_summary(summaries: Sequence[Summary], *, facts: bool = True) -> None:
     """Print what stages did, as a table, where their outputs lie, and further figures."""
     print(f"{'stage':<14} {'rows':>20} {'seconds':>9} {'rows/s':>10}  output")
     for summary in summaries:
-        rate = f"{summary.rows / summary.seconds:,.0f}" if summary.seconds and not summary.already_done else "-"
-        seconds = "done" if summary.already_done else f"{summary.seconds:,.1f}"
+        worked = summary.seconds > 0 and not summary.already_done
+        rate = f"{summary.rows / summary.seconds:,.0f}" if worked else "-"
+        seconds = "done" if summary.already_done else "dry run" if summary.dry_run else f"{summary.seconds:,.1f}"
         rows = f"{summary.rows:,} {summary.row_name}"
         print(f"{summary.stage:<14} {rows:>20} {seconds:>9} {rate:>10}  {summary.output}")
     for summary in summaries:
