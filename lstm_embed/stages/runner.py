@@ -37,7 +37,12 @@ def run_stage(stage: UnitStage[Any] | FolderStage[Any], report: Reporter = SILEN
     return _run_units(stage, report) if isinstance(stage, UnitStage) else _run_folder(stage, report)
 
 
-def _run_units(stage: UnitStage[Any], report: Reporter) -> Summary:
+def open_books(stage: UnitStage[Any]) -> tuple[Ledger, Work]:
+    """Return the books of a stage's output folder, and what is left to do; writes nothing.
+
+    Raises:
+        FileNotFoundError, InputError: as of `run_stage`.
+    """
     stage.open()
     ledger = Ledger(
         stage.output,
@@ -46,7 +51,11 @@ def _run_units(stage: UnitStage[Any], report: Reporter) -> Summary:
         config=stage.recorded_config(),
         suffix=stage.suffix,
     )
-    work = stage.compare(ledger)
+    return ledger, stage.compare(ledger)
+
+
+def _run_units(stage: UnitStage[Any], report: Reporter) -> Summary:
+    ledger, work = open_books(stage)
     if work.finished:
         return replace(_summary(stage, 0.0), already_done=True, notes=_about_vanished(work, stage.row_name))
     for path in work.vanished[:3]:
