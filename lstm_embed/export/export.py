@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,10 +21,11 @@ from lstm_embed.export.card import model_card
 from lstm_embed.export.config import ExportConfig
 from lstm_embed.export.network import INPUTS, required, standalone_encoder, write_onnx
 from lstm_embed.export.tokenizer import tokenizer_json
-from lstm_embed.ledger import fingerprint, provenance, seal
-from lstm_embed.ledger.whole import finished, making
+from lstm_embed.ledger import fingerprint, provenance
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import LoadedModel, load_model, open_model
+from lstm_embed.stages.runner import run_stage
+from lstm_embed.stages.stage import FolderStage, Made
 
 STAGE, KIND = "export", "export"
 MODULE, GRAPH, CARD = "lstm_embedding.py", "model.onnx", "README.md"
@@ -48,46 +48,78 @@ def export(config: ExportConfig, report: Reporter = SILENT) -> Summary:
         InputError: if the model cannot be exported, a package is missing, or the output holds something else.
         LstmEmbedError: if the exported model gives other vectors than the model.
     """
-    begin = time.monotonic()
-    output = storage.resolve(config.output)
-    scores = _read_scores(config.scores) if config.scores else None
-    made = open_model(storage.resolve(config.model))
-    settings = {
-        "model": made["fingerprint"],
-        "embedding": config.embedding or made["content"]["embedding"],
-        "to": config.format,
-        "version": _EXPORT_FORMAT,
-        "scores": fingerprint(scores) if scores else None,
-        "name": config.name,
-    }
-    if scores:
-        _check_scores(config.scores, scores["model"], settings)
-    manifest = finished(output, kind=KIND, settings=settings)
-    if manifest:
-        report.note(f"{output} is finished; nothing to do")
-        return _summary(config, output, manifest, begin, already_done=True)
-    for package in ("tokenizers", *(("onnx", "onnxruntime") if config.format == "onnx" else ())):
-        required(package)
-    model = load_model(config.model, config.embedding)
-    with tempfile.TemporaryDirectory() as folder:
-        largest = write(model, config.format, folder, report)
-        card = model_card(model, config.format, config.name or _name(model, config.model), scores, largest)
-        with open(os.path.join(folder, CARD), "w", encoding="utf-8") as file:
-            file.write(card)
-        # The folder may be published: neither paths nor the name of this machine belong in it.
-        made_by = {name: value for name, value in provenance().items() if name != "host"}
-        with making(output, kind=KIND, settings=settings, config={"format": config.format}, made_by=made_by):
+    return run_stage(ExportStage(config), report)
+
+
+class ExportStage(FolderStage[ExportConfig]):
+    """From a model to a folder that other tools load."""
+
+    name, kind, row_name = STAGE, KIND, "pieces"
+
+    def open(self) -> None:
+        """Look at the model and its scores."""
+        made = open_model(storage.resolve(self.config.model))
+        self._model = made["fingerprint"]
+        self._embedding = self.config.embedding or made["content"]["embedding"]
+        self._scores = _read_scores(self.config.scores) if self.config.scores else None
+        if self._scores:
+            _check_scores(self.config.scores, self._scores["model"], self.settings())
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the exported model and its card."""
+        return {
+            "model": self._model,
+            "embedding": self._embedding,
+            "to": self.config.format,
+            "version": _EXPORT_FORMAT,
+            "scores": fingerprint(self._scores) if self._scores else None,
+            "name": self.config.name,
+        }
+
+    # The folder may be published: neither paths nor the name of this machine belong in it.
+
+    def recorded_config(self) -> dict[str, Any]:
+        """Return the format alone."""
+        return {"format": self.config.format}
+
+    def made_by(self) -> dict[str, str]:
+        """Return the versions alone."""
+        return {name: value for name, value in provenance().items() if name != "host"}
+
+    def begin(self, report: Reporter) -> None:
+        """Make the exported model in a local folder, and check it against the model."""
+        for package in ("tokenizers", *(("onnx", "onnxruntime") if self.config.format == "onnx" else ())):
+            required(package)
+        self._folder = tempfile.TemporaryDirectory()
+        self._loaded = model = load_model(self.config.model, self.config.embedding)
+        self._largest = write(model, self.config.format, self._folder.name, report)
+        name = self.config.name or _name(model, self.config.model)
+        card = model_card(model, self.config.format, name, self._scores, self._largest)
+        storage.write_bytes(os.path.join(self._folder.name, CARD), card.encode())
+
+    def make(self, report: Reporter) -> Made:
+        """Copy what was made."""
+        with self._folder as folder:
             for name in sorted(os.listdir(folder)):
-                storage.copy_file(os.path.join(folder, name), storage.join(output, name))
-    content = {
-        "model": model.fingerprint,
-        "embedding": model.embedding,
-        "embedding_dimension": model.model.embedding_dimension(),
-        "pieces": len(model.vocabulary),
-        "largest_difference": largest,
-    }
-    manifest = seal(output, kind=KIND, fingerprint=fingerprint(settings), content=content)
-    return _summary(config, output, manifest, begin, already_done=False)
+                storage.copy_file(os.path.join(folder, name), storage.join(self.output, name))
+        content = {
+            "model": self._loaded.fingerprint,
+            "embedding": self._loaded.embedding,
+            "embedding_dimension": self._loaded.model.embedding_dimension(),
+            "pieces": len(self._loaded.vocabulary),
+            "largest_difference": self._largest,
+        }
+        return Made(content=content, decided_by=self.settings())
+
+    def facts(self, content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return the number of pieces, and how far the vectors are off."""
+        facts = {
+            "format": self.config.format,
+            "embedding": content["embedding"],
+            "dimension": content["embedding_dimension"],
+            "largest_difference": content["largest_difference"],
+        }
+        return content["pieces"], facts
 
 
 def write(model: LoadedModel, fmt: str, folder: str, report: Reporter = SILENT) -> float:
@@ -223,23 +255,3 @@ def _check_scores(path: str, scored: Mapping[str, Any], settings: Mapping[str, A
 
 def _name(model: LoadedModel, path: str) -> str:
     return str(model.provenance.get("run_name") or storage.name(storage.resolve(path)))
-
-
-def _summary(
-    config: ExportConfig, output: str, manifest: Mapping[str, Any], begin: float, *, already_done: bool
-) -> Summary:
-    content = manifest["content"]
-    return Summary(
-        stage=STAGE,
-        output=output,
-        rows=content["pieces"],
-        row_name="pieces",
-        seconds=time.monotonic() - begin,
-        already_done=already_done,
-        facts={
-            "format": config.format,
-            "embedding": content["embedding"],
-            "dimension": content["embedding_dimension"],
-            "largest_difference": content["largest_difference"],
-        },
-    )
