@@ -11,48 +11,34 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from conftest import ROOT
+from lstm_embed import cli
 
-JOBS = ROOT / "jobs"
+from conftest import ROOT
 
 
 class _Parsed(BaseException):
     """Ends a job after its flags have been read."""
 
 
-def parse_job(command: str) -> list[Any]:
-    """Return the configs that a command line stands for, `jobs/submit.py` and the job behind it each giving one.
+def parse_job(command: str) -> Any:
+    """Return the settings that a command line with a job in it stands for.
 
     Raises:
-        SystemExit: if a job refuses its flags.
+        SystemExit: if the job refuses its flags.
     """
     words = shlex.split(command)
-    scripts = [position for position, word in enumerate(words) if re.fullmatch(r"(.*/)?jobs/\w+\.py", word)]
-    configs = []
-    for position, following in zip(scripts, [*scripts[1:], None], strict=True):
-        arguments = words[position + 1 : following]
-        if following is not None:
-            assert "--" in arguments, f"-- is missing in {command}"
-            arguments = arguments[: arguments.index("--")]
-        configs.append(_parse(words[position].rsplit("/", 1)[-1], arguments))
-    return configs
-
-
-def _parse(script: str, arguments: list[str]) -> Any:
-    if str(JOBS) not in sys.path:
-        sys.path.insert(0, str(JOBS))
-    import launch
-
-    real = launch.parse
+    (position,) = (number for number, word in enumerate(words) if re.fullmatch(r"(.*/)?jobs/\w+\.py", word))
+    script = words[position].rpartition("/")[2]
+    real = cli.parse
     found: list[Any] = []
 
     def stop_after(*given: Any, **named: Any) -> Any:
         found.append(real(*given, **named))
         raise _Parsed
 
-    with patch.object(launch, "parse", stop_after), patch.object(sys, "argv", [script, *arguments]):
+    with patch.object(cli, "parse", stop_after), patch.object(sys, "argv", [script, *words[position + 1 :]]):
         try:
-            runpy.run_path(str(JOBS / script), run_name="__main__")
+            runpy.run_path(str(ROOT / "jobs" / script), run_name="__main__")
         except _Parsed:
             return found[0]
     raise AssertionError(f"{script} ended without reading its flags")

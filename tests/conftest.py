@@ -76,6 +76,15 @@ def run_job(job: str, *arguments: str, check: bool = True, **environment: str) -
     return result
 
 
+@pytest.fixture
+def here() -> Iterator[None]:
+    """Run stages in this process, without Ray."""
+    from stages_help import without_ray
+
+    with without_ray():
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """Start an S3 server with the bucket `bucket`; yield its address."""

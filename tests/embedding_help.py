@@ -9,21 +9,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from stages_help import chunks_here, without_ray
 from synthetic import vocabulary_of
 
 from lstm_embed.base import storage
 from lstm_embed.base.progress import SILENT, Reporter, Summary
-from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig, GroupConfig
-from lstm_embed.ledger import PartRecord, Unit
 from lstm_embed.model.config import ModelConfig, OriginalConfig
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.original import OriginalModel
@@ -91,55 +89,20 @@ def write_articles(path: Path | str, articles: Sequence[dict[str, Any]]) -> str:
     return str(path)
 
 
-def run_chunks_here(
-    units: Sequence[Unit],
-    read: Callable[[Unit], Iterator[tuple[PartRecord, pa.Table]]],
-    make_worker: Callable[[], Callable[[PartRecord, pa.Table], PartRecord]],
-    **_: Any,
-) -> Iterator[PartRecord]:
-    """Do what `run_chunks` does, one chunk after the other in this process."""
-    work = make_worker() if units else None
-    for unit in units:
-        for record, table in read(unit):
-            assert work
-            yield work(record, table)
-
-
-@contextlib.contextmanager
-def without_ray(run_chunks: Any = run_chunks_here) -> Iterator[None]:
-    """Let the jobs of vectors compute in this process."""
-    with contextlib.ExitStack() as stack:
-        for stage in ("embed", "decode"):
-            stack.enter_context(mock.patch(f"lstm_embed.embedding.{stage}.run_chunks", run_chunks))
-            stack.enter_context(mock.patch(f"lstm_embed.embedding.{stage}.find_workers", return_value=(1, 1)))
-        yield
-
-
-def embed_here(config: EmbedConfig, report: Reporter = SILENT, run_chunks: Any = run_chunks_here) -> Summary:
+def embed_here(config: EmbedConfig, report: Reporter = SILENT, run_chunks: Any = chunks_here) -> Summary:
     """Run an embedding job in this process."""
     from lstm_embed.embedding.embed import embed
 
-    with without_ray(run_chunks):
+    with without_ray(run_chunks=run_chunks):
         return embed(config, report)
 
 
-def decode_here(config: DecodeConfig, report: Reporter = SILENT, run_chunks: Any = run_chunks_here) -> Summary:
+def decode_here(config: DecodeConfig, report: Reporter = SILENT, run_chunks: Any = chunks_here) -> Summary:
     """Run a decoding job in this process."""
     from lstm_embed.embedding.decode import decode
 
-    with without_ray(run_chunks):
+    with without_ray(run_chunks=run_chunks):
         return decode(config, report)
-
-
-def prepare_here(config: PrepareConfig) -> Summary:
-    """Prepare a token set in this process."""
-    from lstm_embed.corpus.prepare import prepare
-
-    def run_units_here(units: Sequence[Unit], function: Any, **_: Any) -> Iterator[list[PartRecord]]:
-        return (list(function(unit)) for unit in units)
-
-    with mock.patch("lstm_embed.corpus.prepare.run_units", run_units_here):
-        return prepare(config)
 
 
 Config = TypeVar("Config", EmbedConfig, DecodeConfig, GroupConfig)

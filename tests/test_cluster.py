@@ -101,7 +101,7 @@ def test_the_aws_file_follows_the_schema_of_ray_up() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MANIFESTS if name.startswith("rayjob")])
 def test_entrypoints_are_understood_by_their_jobs(name: str) -> None:
-    assert len(parse_job(load(name)["spec"]["entrypoint"])) == 1
+    assert parse_job(load(name)["spec"]["entrypoint"])
 
 
 @pytest.mark.parametrize("command", [command for text in TEXTS for command in commands_of(ROOT / text)])
@@ -117,7 +117,7 @@ def test_a_wrong_flag_in_a_command_would_be_noticed(capsys: pytest.CaptureFixtur
 
 def test_texts_hold_commands_for_every_job() -> None:
     found = " ".join(command for text in TEXTS for command in commands_of(ROOT / text))
-    for job in ("extract", "prepare", "word_vectors", "train", "embed", "evaluate", "search", "status", "submit"):
+    for job in ("extract", "prepare", "word_vectors", "train", "embed", "evaluate", "search", "status"):
         assert f"jobs/{job}.py" in found, job
 
 
@@ -200,7 +200,7 @@ def nodes_of(name: str, *, count: str) -> list[dict[str, float]]:
 
 
 def test_training_fits_its_worker_group() -> None:
-    (config,) = parse_job(load("rayjob-train.yaml")["spec"]["entrypoint"])
+    config = parse_job(load("rayjob-train.yaml")["spec"]["entrypoint"])
     worker = {"CPU": config.cpus_per_worker, "GPU": float(config.gpu)}
     nodes = nodes_of("rayjob-train.yaml", count="maxReplicas")
     assert unplaced([worker] * config.workers[1], nodes) == []
@@ -208,9 +208,9 @@ def test_training_fits_its_worker_group() -> None:
 
 
 def test_embedding_fits_its_worker_group_and_leaves_cpus_for_reading() -> None:
-    from lstm_embed.embedding.config import workers_range
+    from lstm_embed.stages.config import workers_range
 
-    (config,) = parse_job(load("rayjob-embed.yaml")["spec"]["entrypoint"])
+    config = parse_job(load("rayjob-embed.yaml")["spec"]["entrypoint"])
     most = workers_range(config.num_workers)[1]
     readers = most // 10
     nodes = nodes_of("rayjob-embed.yaml", count="maxReplicas")

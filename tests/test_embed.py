@@ -20,23 +20,23 @@ from embedding_help import (
     make_articles,
     matrix,
     part_bytes,
-    prepare_here,
     read_rows,
     save_model,
     save_original,
     write_articles,
 )
+from stages_help import chunks_here, prepare_here, work_left
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError, OutputBusy, TooMuchRejected
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
-from lstm_embed.embedding.embed import EmbedJob, embed
+from lstm_embed.embedding.embed import EmbedStage, embed
 from lstm_embed.embedding.vectors import Embeddings, read_about
-from lstm_embed.ledger import Ledger
 from lstm_embed.ledger.owner import owned
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.stages.pool import pool_size
+from lstm_embed.stages.runner import open_books
 
 NUM_ARTICLES = 60
 
@@ -93,7 +93,7 @@ def test_a_row_says_where_its_sentence_stands(corpus: str, expected: pa.Table) -
 
 
 @pytest.mark.parametrize(
-    "change_of_size", [{"unit_bytes": 800}, {"part_rows": 17}, {"batch_tokens": 64}, {"row_group_rows": 5}]
+    "change_of_size", [{"unit_bytes": 1000}, {"part_rows": 17}, {"batch_tokens": 64}, {"row_group_rows": 5}]
 )
 def test_sizes_of_units_parts_batches_and_row_groups_change_no_vector(
     config: EmbedConfig, expected: pa.Table, change_of_size: dict[str, int]
@@ -139,13 +139,13 @@ def test_a_token_set_that_the_model_cannot_use_is_refused(
     other = prepared(corpus, "", tmp_path / "other", num_pieces=600)
     short = prepared(corpus, model, tmp_path / "short", max_tokens=5)
     with pytest.raises(InputError, match=r"vocabulary [0-9a-f]{8}, the model"):
-        EmbedJob(change(config, input=(other,)))
+        open_books(EmbedStage(change(config, input=(other,))))
     with pytest.raises(InputError, match=r"keeps 5 tokens of a sentence \(--max-tokens\), the model reads 24"):
-        EmbedJob(change(config, input=(short,)))
+        open_books(EmbedStage(change(config, input=(short,))))
     with pytest.raises(InputError, match="names the token set"):
-        EmbedJob(change(config, input=(tokens, corpus)))
+        open_books(EmbedStage(change(config, input=(tokens, corpus))))
     with pytest.raises(InputError, match="--columns and --level row need articles"):
-        EmbedJob(change(config, input=(tokens,), level="row"))
+        open_books(EmbedStage(change(config, input=(tokens,), level="row")))
 
 
 def test_sentences_without_a_word_are_zero_or_dropped_and_counted(
@@ -221,7 +221,7 @@ def test_an_output_has_the_embedding_that_was_asked_for_and_says_so(
 
 def test_the_embedding_of_the_model_is_the_default_and_named_it_is_the_same(config: EmbedConfig) -> None:
     embed_here(config)
-    assert EmbedJob(change(config, embedding="joined")).compare().finished
+    assert work_left(EmbedStage(change(config, embedding="joined"))).finished
 
 
 def test_vectors_of_the_original_are_its_code_and_can_be_decoded(config: EmbedConfig, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_vectors_of_the_original_are_its_code_and_can_be_decoded(config: EmbedCo
     assert decode_here(decoded).facts["proven"] == 0  # and what an untrained decoder says is not known
     assert read_rows(decoded.output)["text"].equals(read_rows(config.output)["text"])
     with pytest.raises(InputError, match="expected --embedding order, or none, and not meaning"):
-        EmbedJob(change(config, embedding="meaning"))
+        open_books(EmbedStage(change(config, embedding="meaning")))
 
 
 def test_a_folder_of_the_first_version_is_refused_with_the_version_that_reads_it(config: EmbedConfig) -> None:
@@ -241,10 +241,13 @@ def test_a_folder_of_the_first_version_is_refused_with_the_version_that_reads_it
         made = storage.read_json(f"{config.output}/{name}")
         del made["settings"]["embedding"]
         storage.write_json(f"{config.output}/{name}", made)
-    for look in (lambda: EmbedJob(config), lambda: Embeddings(config.output)):
+    for look in (lambda: open_books(EmbedStage(config)), lambda: Embeddings(config.output)):
         with pytest.raises(InputError, match=r"made by lstm_embed 0\.1; read it with that version"):
             look()
-    assert EmbedJob(change(config, output=f"{config.output}-new", reuse=config.output)).earlier.parts == []
+    stage = EmbedStage(change(config, output=f"{config.output}-new", reuse=config.output))
+    stage.open()
+    assert stage.earlier
+    assert stage.earlier.parts == []
 
 
 def test_text_can_be_left_out(config: EmbedConfig, expected: pa.Table) -> None:
@@ -328,7 +331,7 @@ def test_new_input_keeps_the_types_of_the_first_run(config: EmbedConfig, tmp_pat
 
 def test_a_column_that_is_nowhere_is_refused(config: EmbedConfig) -> None:
     with pytest.raises(InputError, match=r"no value in yaer \(--columns\)"):
-        EmbedJob(change(config, columns=("yaer",)))
+        open_books(EmbedStage(change(config, columns=("yaer",))))
     with pytest.raises(ValueError, match="have anyway"):
         change(config, columns=("embedding",))
     with pytest.raises(ValueError, match="expected different names"):
@@ -351,8 +354,6 @@ def test_a_finished_job_writes_nothing(config: EmbedConfig) -> None:
 def test_a_job_that_dies_anywhere_is_continued_to_the_same_bytes_and_no_part_is_written_twice(
     config: EmbedConfig, tmp_path: Path
 ) -> None:
-    from embedding_help import run_chunks_here
-
     whole = change(config, output=str(tmp_path / "whole"))
     embed_here(whole)
     expected = part_bytes(whole.output)
@@ -364,7 +365,7 @@ def test_a_job_that_dies_anywhere_is_continued_to_the_same_bytes_and_no_part_is_
     def dying(units: Any, read: Any, make_worker: Any, **more: Any) -> Any:
         # Units in another order each time, some of their parts from the end, as when actors work side by side.
         units = units[::-1]
-        for count, record in enumerate(run_chunks_here(units, lambda unit: list(read(unit))[::-1], make_worker)):
+        for count, record in enumerate(chunks_here(units, lambda unit: list(read(unit))[::-1], make_worker)):
             yield record
             if count == 2:
                 raise Died
@@ -384,12 +385,10 @@ def test_a_job_that_dies_anywhere_is_continued_to_the_same_bytes_and_no_part_is_
 
 
 def test_what_a_killed_worker_was_writing_is_gone_from_the_finished_folder(config: EmbedConfig) -> None:
-    from embedding_help import run_chunks_here
-
     half_written = Path(config.output) / "parts" / ".part-00000000-0000.parquet.tmp-4711-0123abcd"
 
     def with_a_killed_worker(*args: Any, **more: Any) -> Any:
-        for record in run_chunks_here(*args, **more):
+        for record in chunks_here(*args, **more):
             half_written.write_bytes(b"half")
             yield record
 
@@ -429,21 +428,22 @@ def test_another_model_or_setting_is_refused_with_both_named(config: EmbedConfig
     embed_here(config)
     other = save_model(tmp_path / "other", seed=1)
     with pytest.raises(FingerprintMismatch, match=r"model was \"[0-9a-f]{32}\" and is now \"[0-9a-f]{32}\""):
-        EmbedJob(change(config, model=other)).compare()
+        open_books(EmbedStage(change(config, model=other)))
     with pytest.raises(FingerprintMismatch, match=r"embedding was \"joined\" and is now \"meaning\""):
-        EmbedJob(change(config, embedding="meaning")).compare()
+        open_books(EmbedStage(change(config, embedding="meaning")))
     with pytest.raises(FingerprintMismatch, match=r"vectors.dtype was \"float32\" and is now \"float16\""):
-        EmbedJob(change(config, dtype="float16")).compare()
+        open_books(EmbedStage(change(config, dtype="float16")))
 
 
 def test_a_model_that_changes_under_the_job_stops_it(config: EmbedConfig, tmp_path: Path) -> None:
     path = save_model(tmp_path / "model")
-    job = EmbedJob(change(config, model=path))
-    save_model(tmp_path / "model", seed=1)
-    from embedding_help import without_ray
 
-    with without_ray(), pytest.raises(FingerprintMismatch, match="when the job began"):
-        job.run(job.compare())
+    def run_with_another_model(*args: Any, **more: Any) -> Any:
+        save_model(path, seed=1)
+        return chunks_here(*args, **more)
+
+    with pytest.raises(FingerprintMismatch, match="when the job began"):
+        embed_here(change(config, model=path), run_chunks=run_with_another_model)
 
 
 def test_rejected_input_is_listed_and_too_much_of_it_fails_the_job(config: EmbedConfig, tmp_path: Path) -> None:
@@ -536,17 +536,17 @@ def test_a_wrong_setting_names_its_flag(config: EmbedConfig, fields: dict[str, A
 
 
 def test_a_dry_run_estimates_the_rate_and_writes_nothing(config: EmbedConfig) -> None:
-    job = EmbedJob(config)
-    work = job.compare()
-    assert len(work.pending) == len(work.added) > 3
-    assert job.sample_rate(work) > 0
+    summary = embed(change(config, dry_run=True))  # without Ray
+    assert summary.dry_run
+    assert summary.rows == summary.facts["new units"] > 3
+    assert summary.facts["MB a second and CPU, in a small sample"] > 0
     assert not Path(config.output).exists()
 
 
 def test_the_tokenizer_of_the_model_decides_how_articles_are_cut(config: EmbedConfig) -> None:
-    job = EmbedJob(config)
-    assert {name: getattr(job.text, name) for name in TOKENIZER} == TOKENIZER
-    assert isinstance(job.ledger, Ledger)
+    stage = EmbedStage(config)
+    stage.open()
+    assert {name: getattr(stage.text, name) for name in TOKENIZER} == TOKENIZER
 
 
 def test_sentences_are_cut_off_at_pieces_and_counted(config: EmbedConfig, tmp_path: Path) -> None:
@@ -596,4 +596,3 @@ def test_any_number_of_workers_gives_the_same_bytes_and_the_stages_stay_apart(
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(config: EmbedConfig, ray_cluster: None) -> None:
     with pytest.raises(InputError, match=r"4 workers need a CPU each, and reading 0\.5 CPU; the cluster has 4 CPUs"):
         embed(change(config, num_workers="4"))
-    assert not Path(config.output).exists()

@@ -18,19 +18,19 @@ from embedding_help import (
     make_articles,
     matrix,
     part_bytes,
-    prepare_here,
     read_rows,
     save_model,
     write_articles,
 )
+from stages_help import chunks_here, prepare_here, work_left
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError, OutputBusy
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.token_set import TokenSet, count_rows
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
-from lstm_embed.embedding.decode import DecodeJob
-from lstm_embed.embedding.embed import EmbedJob
+from lstm_embed.embedding.decode import DecodeStage
+from lstm_embed.embedding.embed import EmbedStage
 from lstm_embed.embedding.erase import erase
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.owner import owned
@@ -121,7 +121,7 @@ def test_what_was_erased_is_recorded_by_hash_and_not_by_id(config: EmbedConfig) 
 def test_the_folder_stays_finished_and_new_runs_leave_the_article_out(config: EmbedConfig, tmp_path: Path) -> None:
     embed_here(config)
     erase(config.output, IDS)
-    assert EmbedJob(config).compare().finished
+    assert work_left(EmbedStage(config)).finished
     more = make_articles(5, seed=4, first=100)
     write_articles(tmp_path / "in" / "b.jsonl", [{**more[0], "id": "7"}, *more])
     summary = embed_here(change(config, input=(str(tmp_path / "in"),)))
@@ -221,7 +221,7 @@ def test_decoded_text_is_erased_and_stays_so_when_it_is_made_anew(config: EmbedC
     assert not any(f"Secret{id_} " in contents(decoded.output) for id_ in IDS)
     totals = storage.read_json(f"{decoded.output}/manifest.json")["totals"]
     assert totals["proven"] == sum(after["proven"].to_pylist())
-    assert DecodeJob(decoded).compare().finished
+    assert work_left(DecodeStage(decoded)).finished
     for part in (tmp_path / "decoded" / "parts").iterdir():
         part.unlink()
     decode_here(decoded)
@@ -308,18 +308,16 @@ def test_killed_between_any_two_writes_it_is_finished_by_running_it_again(config
         own, other = (json.loads((Path(path) / "manifest.json").read_text()) for path in (config.output, whole))
         assert own["rows"] == other["rows"]
         assert own["totals"] == other["totals"]
-        assert EmbedJob(config).compare().finished
+        assert work_left(EmbedStage(config)).finished
     assert step >= 8
 
 
 def test_an_unfinished_folder_can_be_erased_and_continued(config: EmbedConfig, tmp_path: Path) -> None:
-    from embedding_help import run_chunks_here
-
     class Died(Exception):
         pass
 
     def dying(*args: Any, **more: Any) -> Any:
-        for count, record in enumerate(run_chunks_here(*args, **more)):
+        for count, record in enumerate(chunks_here(*args, **more)):
             if count == 2:
                 raise Died
             yield record
@@ -347,7 +345,7 @@ def test_an_object_store_is_erased_too(config: EmbedConfig, s3: str) -> None:
     before = read_rows(f"{s3}/out")
     erase(f"{s3}/out", IDS)
     assert read_rows(f"{s3}/out").num_rows == before.filter(~np.isin(before["article_id"].to_pylist(), IDS)).num_rows
-    assert EmbedJob(change(config, output=f"{s3}/out")).compare().finished
+    assert work_left(EmbedStage(change(config, output=f"{s3}/out"))).finished
 
 
 def test_what_cannot_be_erased_is_refused(config: EmbedConfig, model: str, tmp_path: Path) -> None:

@@ -21,29 +21,20 @@ from embedding_help import (
     save_model,
     write_articles,
 )
+from stages_help import units_here, without_ray
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.embedding import duplicates as duplicates_module
-from lstm_embed.embedding import group as group_module
 from lstm_embed.embedding.config import EmbedConfig, GroupConfig
 from lstm_embed.embedding.duplicates import list_near_duplicates
-from lstm_embed.embedding.group import GroupJob, assign, draw_rows, fit, group, read_centres
+from lstm_embed.embedding.group import GroupStage, assign, draw_rows, fit, group, read_centres
 from lstm_embed.embedding.vectors import KIND, Embeddings, VectorFormat, unit_rows, write_vectors
 from lstm_embed.ledger import PartRecord, PartStore, Unit
+from lstm_embed.stages.runner import open_books
 
 pytest.importorskip("sklearn")
 TOPICS = 4
-
-
-def run_units_here(units: Sequence[Unit], function: Any, **_: Any) -> Iterator[list[PartRecord]]:
-    return (list(function(unit)) for unit in units)
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Assign in this process."""
-    monkeypatch.setattr(group_module, "run_units", run_units_here)
 
 
 def write_topics(path: Path, parts: int = 3, rows: int = 60) -> tuple[Embeddings, list[list[int]]]:
@@ -151,22 +142,18 @@ def test_the_same_seed_gives_the_same_bytes_and_a_finished_job_writes_nothing(
     assert all_files(config.output) == before
 
 
-def test_a_job_that_dies_is_continued(
-    config: GroupConfig, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_dies_is_continued(config: GroupConfig, here: None, tmp_path: Path) -> None:
     whole = change(config, output=str(tmp_path / "whole"), near_duplicates=0.9)
     group(whole)
 
     def dying(units: Sequence[Unit], function: Any, **more: Any) -> Iterator[list[PartRecord]]:
-        yield from run_units_here(units[:1], function)
+        yield from units_here(units[:1], function)
         raise RuntimeError("died")
 
     died = change(whole, output=config.output)
-    with monkeypatch.context() as patch:
-        patch.setattr(group_module, "run_units", dying)
-        for _ in range(2):
-            with pytest.raises(RuntimeError, match="died"):
-                group(died)
+    for _ in range(2):
+        with without_ray(run_units=dying), pytest.raises(RuntimeError, match="died"):
+            group(died)
     group(died)
     own, other = (
         {name: data for name, data in all_files(path).items() if not name.startswith(("owner", "job", "plan"))}
@@ -178,16 +165,16 @@ def test_a_job_that_dies_is_continued(
 def test_other_vectors_or_settings_are_refused(config: GroupConfig, here: None, tmp_path: Path) -> None:
     group(config)
     with pytest.raises(FingerprintMismatch, match="clusters was 4 and is now 3"):
-        GroupJob(change(config, clusters=3)).compare()
+        open_books(GroupStage(change(config, clusters=3)))
     manifest = storage.read_json(f"{config.embeddings}/manifest.json")
     storage.write_json(f"{config.embeddings}/manifest.json", {**manifest, "fingerprint": "changed"})
     with pytest.raises(FingerprintMismatch, match="embeddings was"):
-        GroupJob(config).compare()
+        open_books(GroupStage(config))
 
 
 def test_too_few_vectors_are_refused(config: GroupConfig, here: None, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"too few for 1000 groups \(--clusters\)"):
-        GroupJob(change(config, clusters=1000))
+        open_books(GroupStage(change(config, clusters=1000)))
     with pytest.raises(InputError, match="not zero; that is too few for 180 groups"):
         fit(Embeddings(config.embeddings), change(config, clusters=180))
     with pytest.raises(ValueError, match="--clusters"):
@@ -363,9 +350,13 @@ def test_without_its_model_a_group_has_no_words_and_the_model_can_be_named(
 def test_another_model_cannot_name_groups(topics: EmbedConfig, here: None, tmp_path: Path) -> None:
     other = save_model(tmp_path / "other", seed=1)
     with pytest.raises(FingerprintMismatch, match="was made with the model"):
-        GroupJob(GroupConfig(embeddings=topics.output, output=str(tmp_path / "out"), clusters=3, model=other))
+        open_books(
+            GroupStage(GroupConfig(embeddings=topics.output, output=str(tmp_path / "out"), clusters=3, model=other))
+        )
     with pytest.raises(FileNotFoundError, match=r"is not at .*nowhere"):
-        GroupJob(GroupConfig(embeddings=topics.output, output=str(tmp_path / "out"), clusters=3, model="nowhere"))
+        open_books(
+            GroupStage(GroupConfig(embeddings=topics.output, output=str(tmp_path / "out"), clusters=3, model="nowhere"))
+        )
 
 
 def test_the_order_alone_has_no_words(topics: EmbedConfig, here: None, tmp_path: Path) -> None:

@@ -21,19 +21,19 @@ from embedding_help import (
     make_articles,
     part_bytes,
     read_rows,
-    run_chunks_here,
     save_model,
     start_job,
-    without_ray,
     write_articles,
 )
+from stages_help import chunks_here
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
-from lstm_embed.embedding.decode import CutPart, DecodeJob, decode, decode_first
+from lstm_embed.embedding.decode import CutPart, DecodeStage, decode, decode_first
 from lstm_embed.embedding.vectors import Embeddings
 from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.stages.runner import open_books
 
 from conftest import run_job
 
@@ -139,7 +139,7 @@ def test_a_job_that_dies_anywhere_is_continued_to_the_same_bytes(config: DecodeC
 
     def dying(units: Any, read: Any, make_worker: Any, **more: Any) -> Any:
         # The last units first, and their last parts, as when actors work side by side.
-        backwards = run_chunks_here(units[::-1], lambda unit: list(read(unit))[::-1], make_worker)
+        backwards = chunks_here(units[::-1], lambda unit: list(read(unit))[::-1], make_worker)
         for count, record in enumerate(backwards):
             yield record
             if count == 2:
@@ -176,9 +176,8 @@ def test_new_vectors_alone_are_decoded(embeddings: EmbedConfig, config: DecodeCo
 
 
 def test_vectors_do_not_travel(config: DecodeConfig) -> None:
-    job = DecodeJob(config)
-    work = job.compare()
-    chunks = [table for unit in work.pending for _, table in CutPart(job.ledger.store, 25)(unit)]
+    ledger, work = open_books(DecodeStage(config))
+    chunks = [table for unit in work.pending for _, table in CutPart(ledger.store, 25)(unit)]
     assert {tuple(chunk.column_names) for chunk in chunks} == {("path", "first")}
     assert len(chunks) > len(work.pending) > 3
 
@@ -216,19 +215,19 @@ def test_vectors_model_and_output_must_go_together(
 ) -> None:
     other = save_model(tmp_path / "other", seed=1)
     with pytest.raises(FingerprintMismatch, match=r"was made with the model [0-9a-f]{8}, .* is the model [0-9a-f]{8}"):
-        DecodeJob(change(config, model=other))
+        open_books(DecodeStage(change(config, model=other)))
     with pytest.raises(FileNotFoundError, match=r"is not at .*nowhere; name its folder \(--model\)"):
-        DecodeJob(change(config, model=str(tmp_path / "nowhere")))
+        open_books(DecodeStage(change(config, model=str(tmp_path / "nowhere"))))
     with pytest.raises(InputError, match="is a model folder; expected a embeddings folder"):
-        DecodeJob(change(config, embeddings=other))
+        open_books(DecodeStage(change(config, embeddings=other)))
     with pytest.raises(InputError, match="holds a embeddings; this job writes a decoded text"):
-        DecodeJob(change(config, output=embeddings.output)).compare()
+        open_books(DecodeStage(change(config, output=embeddings.output)))
     decode_here(config)
     with pytest.raises(FingerprintMismatch, match="part_rows was 25 and is now 30"):
-        DecodeJob(change(config, part_rows=30)).compare()
+        open_books(DecodeStage(change(config, part_rows=30)))
     copy = shutil.copytree(embeddings.output, tmp_path / "copy")
     with pytest.raises(FingerprintMismatch, match=r"was decoded from .*embeddings, and --embeddings is .*copy"):
-        DecodeJob(change(config, embeddings=str(copy))).compare()
+        open_books(DecodeStage(change(config, embeddings=str(copy))))
 
 
 def test_a_model_or_a_part_that_changes_under_the_job_stops_it(
@@ -236,15 +235,19 @@ def test_a_model_or_a_part_that_changes_under_the_job_stops_it(
 ) -> None:
     moved = str(shutil.copytree(embeddings.model, tmp_path / "model"))
     copy = str(shutil.copytree(embeddings.output, tmp_path / "copy"))
-    job = DecodeJob(change(config, model=moved, embeddings=copy))
-    work = job.compare()
-    save_model(moved, seed=1)
-    with without_ray(), pytest.raises(FingerprintMismatch, match="when the job began"):
-        job.run(work)
+    given = change(config, model=moved, embeddings=copy)
+    ledger, work = open_books(DecodeStage(given))
+
+    def run_with_another_model(*args: Any, **more: Any) -> Any:
+        save_model(moved, seed=1)
+        return chunks_here(*args, **more)
+
+    with pytest.raises(FingerprintMismatch, match="when the job began"):
+        decode_here(given, run_chunks=run_with_another_model)
     path = Embeddings(copy).part_paths[0]
     shutil.copy(Embeddings(copy).part_paths[1], path)
     with pytest.raises(InputError, match="changed while the job ran"):
-        list(CutPart(job.ledger.store, 25)(work.pending[0]))
+        list(CutPart(ledger.store, 25)(work.pending[0]))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +272,7 @@ def test_killed_and_run_again_the_job_leaves_the_bytes_of_a_whole_run(
     decode_here(whole)
     flags = ["--embeddings", one_part.output, "--output", config.output, "--part-rows", "1"]
     shown = run_job("decode", *flags, "--dry-run")
-    assert f"would write {config.output}" in shown.stdout
+    assert "dry run" in shown.stdout
     assert not Path(config.output).exists()
     job = start_job("decode", [*flags, "--num-workers", "1"], tmp_path / "log")
     try:

@@ -252,7 +252,7 @@ def test_a_line_is_logged_for_each_unit(place: str, tmp_path: Path, request: pyt
     assert all(abs(line["time"] - time.time()) < 60 for line in lines)
 
 
-def test_metrics_hand_progress_on_and_need_no_ray() -> None:
+def test_an_observer_hands_progress_on_and_need_no_ray() -> None:
     seen: list[tuple[str, float]] = []
 
     class Inner(Notes):
@@ -260,7 +260,7 @@ def test_metrics_hand_progress_on_and_need_no_ray() -> None:
             seen.append((stage, done))
 
     inner = Inner()
-    report = observe.Metrics(inner, "first")
+    report = observe.Observer(inner, "first")
     report.progress("embed", 1, 2, "MB", sentences=5)
     report.progress("embed", 2, 2, "MB", sentences=9)
     report.note("done")

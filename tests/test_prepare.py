@@ -15,11 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stages_help import units_here, without_ray
 from synthetic import vocabulary_of
 
 from lstm_embed.base import storage
@@ -67,19 +69,19 @@ def fill(folder: Path) -> None:
     )
 
 
-def run_here(units: Sequence[Unit], function: UnitFunction, **_: Any) -> Iterator[list[PartRecord]]:
+def backwards(units: Sequence[Unit], function: UnitFunction, **_: Any) -> Iterator[list[PartRecord]]:
     """Run units in this process, last one first."""
-    for unit in reversed(units):
-        yield list(function(unit))
+    return units_here(units[::-1], function)
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Work without Ray, without waiting for the disk, and with few partitions of few words."""
     monkeypatch.setattr(counts, "NUM_PARTITIONS", 3)
     monkeypatch.setattr(repeats, "NUM_PARTITIONS", 4)
-    monkeypatch.setattr(prepare, "run_units", run_here)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    with without_ray(run_units=backwards):
+        yield
 
 
 def config(tmp_path: Path | str, **values: Any) -> PrepareConfig:
@@ -129,18 +131,16 @@ def source(tmp_path: Path) -> dict[str, str]:
     return texts | {(d := article(random.Random(n), n))["id"]: d["text"] for n in range(400, 408)}
 
 
-def test_one_two_and_four_workers_and_any_order_give_the_same_bytes(
-    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_two_and_four_workers_and_any_order_give_the_same_bytes(tmp_path: Path, ray_cluster: None) -> None:
     fill(tmp_path / "in")
     found = []
     for cpus in (4, 2, 1):
-        monkeypatch.setattr(prepare, "run_units", functools.partial(run_units, num_cpus=cpus))
-        summary = run(tmp_path)
+        with mock.patch("lstm_embed.stages.units.run_units", functools.partial(run_units, num_cpus=cpus)):
+            summary = run(tmp_path)
         found.append(snapshot(tmp_path))
         storage.remove_dir(f"{tmp_path}/out")
-    monkeypatch.setattr(prepare, "run_units", run_here)
-    run(tmp_path)
+    with without_ray(run_units=backwards):
+        run(tmp_path)
     found.append(snapshot(tmp_path))
     assert all(files == found[0] for files in found)
     assert len([name for name in found[0] if name.startswith("parts/")]) > 10
@@ -451,7 +451,7 @@ def boiler(folder: Path, name: str, rng: random.Random, shared: list[str]) -> No
 def test_sentences_repeated_over_the_corpus_stay_where_they_come_first(tmp_path: Path) -> None:
     rng = random.Random(5)
     shared = [sentence(rng) for _ in range(12)]
-    options: dict[str, Any] = {"drop_repeated_corpus": True, "unit_bytes": 900, "part_rows": 20}
+    options: dict[str, Any] = {"drop_repeated_corpus": True, "unit_bytes": 1000, "part_rows": 20}
     for name in ("a", "b", "c"):
         boiler(tmp_path / "in", name, rng, shared)
     summary = run(tmp_path, **options)

@@ -17,10 +17,10 @@ from embedding_help import (
     matrix,
     part_bytes,
     read_rows,
-    run_chunks_here,
     save_model,
     write_articles,
 )
+from stages_help import chunks_here
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
@@ -247,7 +247,7 @@ def test_a_job_that_dies_copies_the_same_vectors_when_it_is_run_again(
         pass
 
     def dying(units: Any, read: Any, make_worker: Any, **more: Any) -> Any:
-        for count, record in enumerate(run_chunks_here(units[::-1], read, make_worker)):
+        for count, record in enumerate(chunks_here(units[::-1], read, make_worker)):
             if count == 2:
                 raise Died
             yield record

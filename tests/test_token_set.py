@@ -47,9 +47,8 @@ def test_every_nth_article_is_held_out() -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def made(tmp_path: Path, here: None) -> str:
     """Return the folder of a small token set."""
-    monkeypatch.setattr(prepare, "run_units", lambda units, task, **_: (list(task(unit)) for unit in units))
     (tmp_path / "in").write_text("".join(json.dumps({"id": n, "text": f"One {n}. Two two."}) + "\n" for n in range(9)))
     prepare.prepare(PrepareConfig(input=(f"{tmp_path}/in",), output=f"{tmp_path}/out", part_rows=8))
     return f"{tmp_path}/out"

@@ -75,7 +75,7 @@ def measure(flags: str, arguments: argparse.Namespace, seed: int) -> Figures:
     from lstm_embed.training.setup import plan_of, set_up, steps_of
 
     with tempfile.TemporaryDirectory() as folder:
-        [config] = parse_job(
+        config = parse_job(
             f"jobs/train.py --tokens {arguments.tokens} --vectors {arguments.vectors} --storage {folder} --run-name row "
             f"--max-steps {arguments.steps} --validate-steps 0 --validation-sentences 0 --checkpoint-every 1000000 "
             f"--precision fp32 --seed {seed} {flags}"

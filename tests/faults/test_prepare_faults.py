@@ -12,17 +12,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from processes import descendants, kill
+from stages_help import prepare_here
 
 from lstm_embed.base import storage
-from lstm_embed.corpus import prepare
 from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.ledger import PartRecord, Unit
-from lstm_embed.stages.units import UnitFunction
 
 from conftest import ROOT
 
@@ -48,11 +46,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_here(units: Sequence[Unit], function: UnitFunction, **_: object) -> Iterator[list[PartRecord]]:
-    for unit in units:
-        yield list(function(unit))
-
-
 @pytest.fixture(scope="module")
 def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], dict[str, bytes]]:
     """Return what an uninterrupted run makes, without and with dropping repeats."""
@@ -61,11 +54,9 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[b
     def make(drop: bool) -> dict[str, bytes]:
         if drop not in made:
             output = tmp_path_factory.mktemp("whole") / "out"
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(prepare, "run_units", run_here)
-                prepare.prepare(
-                    PrepareConfig(input=(str(corpus),), output=str(output), drop_repeated_corpus=drop, **OPTIONS)  # type: ignore[arg-type]
-                )
+            prepare_here(
+                PrepareConfig(input=(str(corpus),), output=str(output), drop_repeated_corpus=drop, **OPTIONS)  # type: ignore[arg-type]
+            )
             made[drop] = files_of(output)
         return made[drop]
 
