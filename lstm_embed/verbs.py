@@ -133,8 +133,7 @@ def group(config: GroupConfig) -> Summary:
     """Group the sentences of embedding parts by meaning; say of each group its size, words and nearest sentences.
 
     The same command again continues where it stopped. Parts with a group for each row lie under parts/, what is typical of
-    each group in clusters.jsonl, where its words are those its centre decodes to, and pairs of near duplicates
-    (--near-duplicates 0.95) under pairs/.
+    each group in clusters.jsonl, where its words are those its centre decodes to.
     """
     from lstm_embed.embedding.group import group
 

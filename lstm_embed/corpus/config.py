@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import annotated_types
 import pydantic
 
-from lstm_embed.base.settings import DECIDES, Decides, Range, Words, settings
+from lstm_embed.base.settings import DECIDES, Range, Words, settings
 from lstm_embed.corpus.languages import check_language
 from lstm_embed.stages.config import MEGABYTE, InputConfig
 
@@ -56,8 +56,6 @@ class PrepareConfig(InputConfig, TextConfig):
     """Files, folders or globs of articles: wikiextractor JSON or <doc> files, JSON lines, parquet; local or s3://."""
     output: Words
     """Folder for the token set; local or s3://."""
-    drop_repeated_corpus: Annotated[bool, Decides(before=False)] = False
-    """Drop sentences that occurred before anywhere in the corpus, word by word; the first occurrence stays."""
     text: bool = True
     """Keep each sentence's text beside its token ids."""
     num_pieces: Annotated[int, Range(512, 10_000_000)] = 32_000

@@ -2,8 +2,7 @@
 
 Words are cut into pieces only when all of them have been counted, but text is worked through once: parts are first staged with
 a dictionary of their own (`counts.py`), the vocabulary is learned from all dictionaries, and the words of the staged parts are
-then cut into its pieces. Once a folder has its vocabulary, new input goes straight to its final parts. Sentences repeated
-anywhere in the corpus are found between the two steps (`repeats.py`).
+then cut into its pieces. Once a folder has its vocabulary, new input goes straight to its final parts.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.base.settings import deciding
-from lstm_embed.corpus import repeats, token_set
+from lstm_embed.corpus import token_set
 from lstm_embed.corpus.articles import cut_into_units, discover, inflation, read_articles
 from lstm_embed.corpus.config import PrepareConfig, TextConfig
 from lstm_embed.corpus.counts import merge_counts
 from lstm_embed.corpus.sentences import UnitReader
-from lstm_embed.corpus.tasks import FinalTask, RecountTask, StageTask, counts_path, recounts_path
+from lstm_embed.corpus.tasks import FinalTask, StageTask, counts_path
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger import Ledger, PartStore, Rejected, Span, Unit, Work, fingerprint
 from lstm_embed.ledger.erased import Erased
@@ -120,10 +119,6 @@ class PrepareStage(UnitStage[PrepareConfig]):
         """
         unbound = ledger.store
         self._staging = PartStore(storage.join(self.output, "staging"), unbound.fingerprint)
-        self._hashes: PartStore | None = None
-        if self.config.drop_repeated_corpus:
-            self._hashes = repeats.hash_store(self.output, unbound.fingerprint)
-            ledger.unit_content = dict(repeats.marked_units(self._hashes))
         if self._vocabulary is not None:
             ledger.bind({"vocabulary": self._vocabulary.fingerprint})
         work = super().compare(ledger)
@@ -139,11 +134,8 @@ class PrepareStage(UnitStage[PrepareConfig]):
 
     def make(self, job: Job) -> Records:
         """Stage what is new, learn the vocabulary if there is none, and commit the parts."""
-        if self._vocabulary is None or self._hashes is not None:
-            self._stage(job)
-        if self._hashes is not None:
-            job.ledger.unit_content = dict(repeats.find_repeats(self._hashes, job.work.units, job.report))
         if self._vocabulary is None:
+            self._stage(job)
             self._learn_vocabulary(job)
         self._write_vocabulary()
         job.look_again()
@@ -153,14 +145,11 @@ class PrepareStage(UnitStage[PrepareConfig]):
         return new
 
     def _stage(self, job: Job) -> None:
-        """Stage the units that are not; if only repeats are looked for, those whose hashes are not there."""
+        """Stage the units that are not."""
         units = job.work.units
         ready = set(Ledger.complete_units(self._staging, {unit.number for unit in units}))
-        if self._hashes is not None:
-            hashed = set(Ledger.complete_units(self._hashes, {unit.number for unit in units}))
-            ready = ready & hashed if self._vocabulary is None else hashed
         left = [replace(unit, committed=0) for unit in units if unit.number not in ready]
-        job.units(StageTask(config=self.config, store=self._staging, hashes=self._hashes), name="read", pending=left)
+        job.units(StageTask(config=self.config, store=self._staging), name="read", pending=left)
 
     def _learn_vocabulary(self, job: Job) -> None:
         """Make the vocabulary of all staged units."""
@@ -168,20 +157,12 @@ class PrepareStage(UnitStage[PrepareConfig]):
         staged = Ledger.complete_units(self._staging, {unit.number for unit in units})
         totals = _totals(staged)
         check_rejected(totals, self.config.max_bad_fraction, self.output)
-        if self._hashes is not None:
-            job.units(RecountTask(store=self._staging, hashes=self._hashes), name="count words", pending=units)
-        stems = [record.stem for number in sorted(staged) for record in staged[number]]
+        paths = [counts_path(self._staging, record.stem) for number in sorted(staged) for record in staged[number]]
         if not totals.get("tokens"):
             raise InputError(_nothing_usable(totals))
-        self._vocabulary = merge_counts(self._counts_paths(stems), self.config, job.report)
+        self._vocabulary = merge_counts(paths, self.config, job.report)
         self._made = self._counted(units)
         job.ledger.bind({"vocabulary": self._vocabulary.fingerprint})
-
-    def _counts_paths(self, stems: Sequence[str]) -> list[str]:
-        folder = storage.parent(recounts_path(self._staging, ""))
-        recounted = {file.path for file in storage.list_files(folder)} if self._hashes is not None else set()
-        paths = [(recounts_path(self._staging, stem), counts_path(self._staging, stem)) for stem in stems]
-        return [anew if anew in recounted else first for anew, first in paths]
 
     def _write_vocabulary(self) -> None:
         """Save the vocabulary in the folder, unless it is there."""
@@ -199,7 +180,6 @@ class PrepareStage(UnitStage[PrepareConfig]):
             config=self.config,
             store=store,
             staging=self._staging if storage.exists(self._staging.output) else None,
-            hashes=self._hashes,
             vocabulary_path=self._own_vocabulary,
             vocabulary_fingerprint=self._vocabulary.fingerprint,
             erased=Erased.load(self.output),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lstm_embed.base import storage
-from lstm_embed.corpus import counts, repeats, token_set
+from lstm_embed.corpus import counts, token_set
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.sentences import CHUNK_ROWS, SentenceChunk, UnitReader, part_chunks
 from lstm_embed.corpus.vocabulary import Vocabulary, take_lists
@@ -29,12 +29,11 @@ PARQUET: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class StageTask:
-    """Reads a unit and commits its parts with local ids, their word counts and, if asked for, the sentences' hashes."""
+    """Reads a unit and commits its parts with local ids, and their word counts."""
 
     config: PrepareConfig
     store: PartStore
     """Of the staged parts."""
-    hashes: PartStore | None
 
     def __call__(self, unit: Unit) -> Iterator[PartRecord]:
         for number, chunk, last in read_parts(unit, self.config):
@@ -49,31 +48,8 @@ class StageTask:
             )
             ids, words, word_counts, sizes = counts.local_dictionary(tokens.flatten())
             counts.write_counts(counts_path(self.store, record.stem), words, word_counts, sizes)
-            if self.hashes is not None:
-                repeats.write_hashes(self.hashes, record, chunk.table["text"].to_pylist())
             table = with_ids(chunk.table, lists_of(ids, lengths_of(tokens)), self.config.text)
             self.store.write_table(record, table, **{**PARQUET, "compression": "lz4"})
-            yield record
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecountTask:
-    """Counts the words of a staged unit's parts anew, without the sentences that have to go."""
-
-    store: PartStore
-    hashes: PartStore
-
-    def __call__(self, unit: Unit) -> Iterator[PartRecord]:
-        masks, _ = repeats.read_marks(self.hashes, unit.number)
-        for record in Ledger.complete_units(self.store, {unit.number})[unit.number]:
-            mask = masks[record.part][: record.rows]
-            storage.remove(recounts_path(self.store, record.stem))
-            if mask.any():
-                words, word_counts, sizes = counts.read_counts(counts_path(self.store, record.stem))
-                lists = token_set.read_part(self.store.path(record.unit, record.part), ["ids"])["ids"].combine_chunks()
-                gone = lists.filter(pa.array(mask)).flatten().to_numpy()
-                left = word_counts - np.bincount(gone, minlength=len(words))
-                counts.write_counts(recounts_path(self.store, record.stem), words, left, sizes)
             yield record
 
 
@@ -84,24 +60,16 @@ class FinalTask:
     config: PrepareConfig
     store: PartStore
     staging: PartStore | None
-    hashes: PartStore | None
-    """Where the marks of repeated sentences lie, if those are dropped."""
     vocabulary_path: str
     vocabulary_fingerprint: str
     erased: Erased = field(default_factory=Erased)
     """Articles to leave out."""
 
     def __call__(self, unit: Unit) -> Iterator[PartRecord]:
-        store, masks = self.store, None
-        if self.hashes is not None:
-            masks, marks = repeats.read_marks(self.hashes, unit.number)
-            store = store.bound(marks)
         staged = None
         if self.staging is not None:
             staged = Ledger.complete_units(self.staging, {unit.number}).get(unit.number)
         for record, table in self._from_staging(staged) if staged else self._from_input(unit):
-            if masks is not None:
-                record, table = self._without(record, table, masks[record.part])
             table, num_erased = self.erased.without(table)
             if num_erased:
                 record = replace(record, stats={**record.stats, "erased": num_erased})
@@ -109,10 +77,10 @@ class FinalTask:
                 record,
                 rows=table.num_rows,
                 stats=recounted(record.stats, table, self.config.holdout_every),
-                fingerprint=store.fingerprint,
+                fingerprint=self.store.fingerprint,
             )
             if record.part >= unit.committed:
-                store.write_table(record, table, **PARQUET)
+                self.store.write_table(record, table, **PARQUET)
             yield record
 
     def _from_input(self, unit: Unit) -> Iterator[tuple[PartRecord, pa.Table]]:
@@ -147,14 +115,6 @@ class FinalTask:
             column = table.schema.get_field_index("ids")
             record = replace(record, stats={**record.stats, "sentences_cut": num_cut})
             yield record, table.set_column(column, "ids", lists).cast(table.schema)
-
-    def _without(self, record: PartRecord, table: pa.Table, mask: npt.NDArray[np.bool_]) -> tuple[PartRecord, pa.Table]:
-        """Leave marked sentences out; an empty mask marks none."""
-        mask = mask[: record.rows]
-        if mask.any():
-            table = table.filter(pa.array(~mask))
-        stats = {**record.stats, "sentences_repeated_elsewhere": int(mask.sum())}
-        return replace(record, stats=stats), table
 
 
 def read_parts(unit: Unit, config: PrepareConfig) -> Iterator[tuple[int, SentenceChunk, bool]]:
@@ -211,11 +171,6 @@ def with_ids(table: pa.Table, lists: pa.ListArray, keep_text: bool) -> pa.Table:
 def counts_path(store: PartStore, stem: str) -> str:
     """Return where the counts file of a staged part lies."""
     return storage.join(store.output, "counts", f"{stem}.parquet")
-
-
-def recounts_path(store: PartStore, stem: str) -> str:
-    """Return where the counts of a staged part lie if it has sentences that have to go."""
-    return storage.join(store.output, "recounts", f"{stem}.parquet")
 
 
 @functools.lru_cache(maxsize=1)

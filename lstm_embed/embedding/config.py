@@ -150,11 +150,6 @@ class GroupConfig(StageConfig):
     """Words listed of each group, those its centre leans to, 0 or more."""
     nearest: Annotated[int, Range(0, 1000), DECIDES] = 5
     """Sentences nearest to the centre listed of each group, 0 or more."""
-    near_duplicates: Annotated[float, Range(0, 1), DECIDES] = 0.0
-    """List pairs of a group's sentences whose cosine is at least this, above 0 to 1; 0 for none. Takes local disk for all
-    vectors, and time that grows with the square of the groups' sizes."""
-    max_pairs: Annotated[int, Range(1), DECIDES] = 1_000_000
-    """Most pairs listed, 1 or more."""
 
 
 @settings()

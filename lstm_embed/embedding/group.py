@@ -25,14 +25,13 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.base.settings import deciding
 from lstm_embed.embedding.config import GroupConfig
-from lstm_embed.embedding.duplicates import list_near_duplicates
 from lstm_embed.embedding.vectors import Embeddings, Matrix, read_vectors, to_matrix, unit_rows
 from lstm_embed.ledger import PartRecord, PartStore, Unit, Work
 from lstm_embed.stages.runner import run_stage
 from lstm_embed.stages.stage import Job, Records, UnitStage
 
 KIND = "groups"
-FORMAT = 2
+FORMAT = 3
 """Version of the parts' content."""
 NO_GROUP = -1
 """Group of a row whose vector is zero."""
@@ -109,13 +108,12 @@ class GroupStage(UnitStage[GroupConfig]):
         new = job.units(task, name="assign groups")
         records = {**job.work.records, **new}
         self._describe([record for unit in job.work.units for record in records[unit.number]], task)
-        self._pairs = self._near_duplicates(job)
         storage.remove_dir(staging)
         return new
 
     def manifest(self) -> dict[str, Any]:
-        """Return the vectors' fingerprint, and how many pairs were listed."""
-        return {"embeddings": self.embeddings.manifest["fingerprint"], **self._pairs}
+        """Return the vectors' fingerprint."""
+        return {"embeddings": self.embeddings.manifest["fingerprint"]}
 
     def _describe(self, records: Sequence[PartRecord], task: AssignTask) -> None:
         """Write what is typical of each group."""
@@ -140,34 +138,14 @@ class GroupStage(UnitStage[GroupConfig]):
                 words[number] = list(decoded.words[: self.config.words])
         return words
 
-    def _near_duplicates(self, job: Job) -> dict[str, Any]:
-        if not self.config.near_duplicates:
-            return {}
-        store = job.ledger.store
-        parts = [(unit.spans[0].path, store.path(unit.number, 0)) for unit in job.work.units]
-        found = list_near_duplicates(
-            parts,
-            storage.join(self.output, "pairs"),
-            threshold=self.config.near_duplicates,
-            max_pairs=self.config.max_pairs,
-            columns=_ROW_COLUMNS,
-            report=job.report,
-        )
-        return {"pairs": found.pairs, "pairs_cut_off": found.cut_off}
-
     def facts(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Return how large the groups are, and how many pairs were listed."""
+        """Return how large the groups are."""
         sizes = np.array(manifest["totals"]["sizes"])
-        facts: dict[str, Any] = {
+        return {
             "groups": int((sizes > 0).sum()),
             "largest": int(sizes.max()),
             "without group (no word)": manifest["rows"] - int(sizes.sum()),
         }
-        if "pairs" in manifest:
-            facts["near-duplicate pairs"] = manifest["pairs"]
-            if manifest["pairs_cut_off"]:
-                facts["listing stopped at"] = f"--max-pairs {self.config.max_pairs:,}"
-        return facts
 
     def sample_rate(self, work: Work) -> float:
         """Return the rows a second that one CPU assigns, measured on one batch."""
