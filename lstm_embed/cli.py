@@ -20,6 +20,7 @@ from typing import Any, NoReturn, get_type_hints
 from lstm_embed import verbs
 from lstm_embed.base.errors import InputError, LstmEmbedError
 from lstm_embed.base.progress import Summary
+from lstm_embed.base.text import printable
 from lstm_embed.console import print_summary
 
 STOPPED = 130
@@ -158,7 +159,8 @@ def _one_line(message: str) -> str:
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """Print one line to standard error and exit."""
-    print(f"error: {message}", file=sys.stderr)
+    for line in message.splitlines() or [""]:
+        print(f"error: {printable(line)}", file=sys.stderr)
     raise SystemExit(code)
 
 

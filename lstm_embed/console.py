@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lstm_embed.base.progress import Summary
+from lstm_embed.base.text import printable
 
 _TERMINAL_SECONDS = 0.2
 _PLAIN_SECONDS = 10.0
@@ -40,7 +41,7 @@ class Console:
     def note(self, message: str) -> None:
         """Print one line."""
         self._close_line()
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
     def _draw(self, line: str) -> None:
         if not self._terminal:
@@ -112,4 +113,4 @@ def print_summary(summaries: Sequence[Summary], *, facts: bool = True) -> None:
 def _fact(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else printable(value)

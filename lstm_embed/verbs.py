@@ -12,6 +12,7 @@ import tyro
 
 from lstm_embed.base.progress import Summary
 from lstm_embed.base.settings import Words, settings
+from lstm_embed.base.text import printable
 from lstm_embed.console import Console, duration
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.dump.config import ExtractConfig
@@ -111,7 +112,7 @@ def search(config: SearchConfig) -> None:
     vectors = encode_queries(embeddings.encoder(config.model), queries)
     for query, vector in zip(queries, vectors, strict=True):
         if not vector.any():
-            Console().note(f"the query {query!r} has no word; it has no hits")
+            Console().note(f"the query {printable(query)!r} has no word; it has no hits")
     for query, hits in zip(queries, search(embeddings, vectors, config.top_k), strict=True):
         print_hits(query, hits, as_json=config.json)
 
@@ -123,10 +124,10 @@ def print_hits(query: str, hits: list[Hit], *, as_json: bool = False) -> None:
             row = {"query": query, "rank": rank, "score": round(hit.score, 6), **hit.row}
             print(json.dumps(row, ensure_ascii=False, default=str))
         return
-    print(f"{query}")
+    print(printable(query))
     for hit in hits:
-        title = hit.row.get("title") or hit.row.get("article_id") or ""
-        print(f"  {hit.score:.3f}  {title[:30]:<30}  {(hit.row.get('text') or '')[:120]}")
+        title = printable(hit.row.get("title") or hit.row.get("article_id") or "", 30)
+        print(f"  {hit.score:.3f}  {title:<30}  {printable(hit.row.get('text') or '', 120)}")
 
 
 def group(config: GroupConfig) -> Summary:
@@ -153,7 +154,8 @@ def _print_groups(output: str) -> None:
     for group in groups[:_SHOWN_GROUPS]:
         nearest = group["nearest"][0] if group["nearest"] else {}
         text = nearest.get("text") or nearest.get("title") or nearest.get("article_id") or ""
-        print(f"{group['cluster']:>6} {group['size']:>9,}  {' '.join(group['words'][:8]):<60}  {text[:80]}")
+        words = printable(" ".join(group["words"][:8]), 60)
+        print(f"{group['cluster']:>6} {group['size']:>9,}  {words:<60}  {printable(text, 80)}")
 
 
 def decode(config: DecodeConfig) -> Summary | None:
@@ -180,8 +182,8 @@ def _print_decoded(rows: Iterable[DecodedRow]) -> None:
         row = found.row
         sentence = f", sentence {row['sentence']}" if "sentence" in row else ""
         place = f"({row.get('title') or row['article_id']}{sentence})"
-        print(f"text     {' '.join((row.get('text') or place).split())}")
-        print(f"{'proven' if found.proven else 'perhaps':<8} {found.text}")
+        print(f"text     {printable(row.get('text') or place)}")
+        print(f"{'proven' if found.proven else 'perhaps':<8} {printable(found.text)}")
         counts[found.proven] += 1
     print(f"{counts[True]} of {counts.total()} rows are proven")
 
@@ -270,7 +272,7 @@ def status(config: StatusConfig) -> None:
         print(json.dumps(state, ensure_ascii=False))
         return
     for name, value in state.items():
-        print(f"{name.replace('_', ' ') + ':':<22} {_shown(value)}")
+        print(f"{printable(name.replace('_', ' ')) + ':':<22} {printable(_shown(value))}")
 
 
 def _unit_folder(path: str) -> dict[str, Any]:

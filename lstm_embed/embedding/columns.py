@@ -6,7 +6,6 @@ said, as an earlier run settled it, or from the first records. A value that does
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
 from collections.abc import Sequence
@@ -73,8 +72,11 @@ def _from_files(names: Sequence[str], files: Sequence[storage.FileInfo], text: T
     records = 0
     for file in files[:_SAMPLE_FILES]:
         if file.path.endswith(".parquet"):
-            with storage.open_input(file.path) as source:
-                schema = pq.read_schema(source)
+            try:
+                with storage.open_input(file.path) as source:
+                    schema = pq.read_schema(source)
+            except (OSError, pa.ArrowException):
+                continue  # it is rejected where it is read
             found |= {name: _kind_of_type(schema.field(name).type) for name in names if name in schema.names}
             continue
         for article in itertools.islice(read_articles(Span.whole(file), text, names), _SAMPLE_RECORDS - records):
@@ -136,8 +138,14 @@ def _has_fraction(value: Any) -> bool:
 
 
 def _as_text(value: Any) -> str:
-    if not isinstance(value, str):
-        value = str(value) if isinstance(value, datetime.date) else json.dumps(value, ensure_ascii=False, default=str)
+    """Return a value as text: JSON where it has parts, bytes that are no text by their hexadecimal digits."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value.hex()
+    if isinstance(value, list | dict | bool):
+        value = json.dumps(value, ensure_ascii=False, default=str)
     return str(value).encode("utf-8", "replace").decode()
 
 
