@@ -99,7 +99,12 @@ def _search_part(path: str, part: int, queries: Matrix, top_k: int) -> _Top:
     offset = 0
     batch_rows = min(_BATCH_ROWS, max(256, _SCORES_AT_ONCE // max(1, len(queries))))
     for _, vectors in read_vectors(path, (), batch_rows):
-        for query, scores in enumerate(_cosines(queries, vectors)):
+        cosines = _cosines(queries, vectors)
+        if np.isnan(cosines).any():
+            raise InputError(
+                f"{path} is damaged: it holds vectors that are no numbers; remove the file and run embed again"
+            )
+        for query, scores in enumerate(cosines):
             # Of equal scores the earlier row wins, so a later one must be better than the worst that is kept.
             rows = np.flatnonzero(scores > best.scores[query, -1])
             if len(rows) > top_k:
@@ -124,7 +129,8 @@ def _cosines(queries: Matrix, vectors: Matrix) -> npt.NDArray[np.float32]:
     rows = vectors.astype(np.float32, copy=False)
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))  # half the time of np.linalg.norm
     scores: npt.NDArray[np.float32] = np.asarray(queries, np.float32) @ rows.T
-    scores /= np.where(lengths > 0, lengths, 1.0)
+    scores /= np.where(lengths == 0, 1.0, lengths)
+    np.clip(scores, -1.0, 1.0, out=scores)  # rounding passes the bounds
     scores[:, lengths == 0] = -np.inf
     scores[~queries.any(axis=1)] = -np.inf
     return scores
