@@ -11,31 +11,18 @@ import html
 import re
 from collections.abc import Iterable
 
+from lstm_embed.dump import templates
+
 _HIDDEN = (
     "ref|references|gallery|math|chem|ce|timeline|hiero|score|graph|mapframe|maplink|imagemap|inputbox|categorytree"
-    "|syntaxhighlight|source|pre|code|templatedata|indicator|includeonly|table|ul|ol|dl|li|small|rt|rp|noinclude"
+    "|syntaxhighlight|source|pre|code|templatedata|indicator|includeonly|table|rt|rp|noinclude"
 )
 """Tags whose content is no prose. Not all are hidden by MediaWiki; the choice follows what wikiextractor leaves out."""
 _SPACED = "br|p|hr|div|center|blockquote|poem|tr|td|th"
 _INLINE = (
     "abbr|b|bdi|bdo|big|caption|cite|dd|del|dfn|dt|em|font|h[1-6]|i|ins|kbd|langconvert|mark|nowiki|onlyinclude|q|rb|rbc"
-    "|rtc|ruby|s|samp|section|span|strike|strong|sub|sup|templatestyles|time|translate|tt|tvar|u|var|wbr"
+    "|rtc|ruby|s|samp|section|small|span|strike|strong|sub|sup|templatestyles|time|translate|tt|tvar|u|var|wbr"
 )
-
-_PUNCTUATION = {
-    "'": "'",
-    "'s": "'s",
-    "ndash": "–",
-    "en dash": "–",
-    "spaced ndash": " – ",
-    "spnd": " – ",
-    "snd": " – ",
-    "mdash": "—",
-    "em dash": "—",
-    "spaced mdash": " — ",
-    "nbsp": "\xa0",
-}
-"""Templates that stand for a character; leaving them out would join words or lose an apostrophe."""
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _NOWIKI_OPEN = re.compile(r"<nowiki\s*>", re.IGNORECASE)
@@ -44,19 +31,21 @@ _HIDDEN_TAG = re.compile(rf"<(?=[/a-z])(/?)({_HIDDEN})\b([^<>]*+)>", re.IGNORECA
 _SPACED_TAG = re.compile(rf"<(?=[/a-z])/?(?:{_SPACED})\b[^<>]*+>", re.IGNORECASE)
 _OTHER_TAG = re.compile(rf"<(?=[/a-z])/?(?:{_INLINE}|{_HIDDEN})\b[^<>]*+>", re.IGNORECASE)
 _NOWIKI_CHARACTER = re.compile(r"[^\w\s&;#]")
-_PUNCTUATION_TEMPLATE = re.compile(
-    r"\{\{(?:" + "|".join(map(re.escape, sorted(_PUNCTUATION, key=len, reverse=True))) + r")\}\}", re.IGNORECASE
-)
 _BRACES = re.compile(r"\{\{+|\}\}+")
-_TABLE_EDGE = re.compile(r"^[ \t:]*+(?:(\{\|)|\|\}(?!\}))", re.MULTILINE)
-_URL_LINK = re.compile(r"\[(?:(?:[a-z]{3,6}:)?//|mailto:)[^\s\[\]]*+[ \t]*+([^\[\]\n]*+)\]", re.IGNORECASE)
+_LIST_TAG = re.compile(r"<(?:(li|dt|dd)|/?(?:ul|ol|dl|li|dt|dd))(?![a-z])[^<>]*+>", re.IGNORECASE)
+_TABLE_EDGE = re.compile(r"\n[ :]*+(?:(\{\|)|\|\}(?!\}))")
+_URL_LINK = re.compile(r"\[(?:(?:[a-z]{3,6}:)?//|mailto:)[^\s\[\]]*+ *+([^\[\]\n]*+)\]", re.IGNORECASE)
+_ITEM = re.compile(r"\n([ :]*+[*#;](?:[ :]*+[*#;])*+)(.*+)")
+_LINK_OR_MARKUP = re.compile(r"\[\[[^\[\]\n]*+\]\]|<[^<>\n]*+>|&[a-zA-Z]{2,8};")
+_SOURCE = re.compile(r"\[(?:https?:)?//|\bISBN\b")
+_LETTER = re.compile(r"[^\W\d_]")
 _LINK_EDGE = re.compile(r"\[\[([^\[\]|\n]*+)(\|?)|\]\]|\n=")
 _INTERLANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?|simple")
 _SWITCH = re.compile(r"__[^\W\d_]++__")
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
-_EMPTY_BRACKETS = re.compile(r"[ \t\xa0]\([ \t\xa0,;:]*+\)")
-_BRACKET_START = re.compile(r"\((?:[ \t\xa0]*+[,;])++[ \t\xa0]*+")
-_SPACES = re.compile(r"[ \t]{2,}+")
+_EMPTY_BRACKETS = re.compile(r"\((?<=[ \xa0]\()[ \xa0,;:]*+\)")
+_BRACKET_START = re.compile(r"\((?:[ \xa0]*+[,;])++[ \xa0]*+")
+_SPACES = re.compile(r"  ++")
 _SPACE_BEFORE_STOP = re.compile(r" ([,.])(?=\s|\Z)")
 _QUOTES = re.compile(r"'{2,}")
 _WORD = re.compile(r"[^\W_]")
@@ -74,23 +63,32 @@ HIDDEN_NAMESPACES = frozenset(_HIDDEN_NAMESPACES.split("|"))
 """Lower-case names of the namespaces whose links stand for a picture, a sound or a category, in frequent languages."""
 
 
-def clean(wikitext: str, hidden_namespaces: frozenset[str] = HIDDEN_NAMESPACES) -> str:
-    """Return the prose of an article: paragraphs and headings, one a line, without markup.
+_TERM_LEVEL = 7
+"""A term of a list of definitions stands over them like a heading below all others."""
 
-    Templates, tables, references, files, categories, comments, formulas, code and lists are left out; links give their
-    text; a heading becomes a line that ends in a full stop, and goes if nothing follows it; entities are decoded.
+
+def clean(wikitext: str, hidden_namespaces: frozenset[str] = HIDDEN_NAMESPACES) -> str:
+    """Return the prose of an article: paragraphs, items of lists and headings, one a line, without markup.
+
+    Tables, references, files, categories, comments, formulas, code and templates are left out, except the templates that
+    carry running text (see `templates`). Links give their text. An item of a list is kept if it says something of its own:
+    it has a letter outside its links, no link to the web and no ISBN. A heading becomes a line that ends in a full stop,
+    and goes if nothing follows it. Entities are decoded.
 
     Args:
         wikitext: The source as stored in a dump, after XML entities are decoded.
         hidden_namespaces: Lower-case names of namespaces whose links show no text of their own.
     """
-    text = wikitext.replace("\r", "").replace("&nbsp;", "\xa0")
+    # Every line begins behind a line end; a search for that is much faster than one for the beginning of a line.
+    text = "\n" + wikitext.replace("\r", "").replace("\t", " ").replace("&nbsp;", "\xa0")
     if "<" in text:
         text = _COMMENT.sub("", _protect_nowiki(text))
         text = _without(text, _hidden_tags(text))
-    text = _PUNCTUATION_TEMPLATE.sub(_punctuation, text)
-    text = _without(text, _templates(text))
+        text = _LIST_TAG.sub(lambda tag: "\n* " if tag[1] else "\n", text)
+    text = templates.show(text)
+    text = templates.show_variants(_without(text, _templates(text)))
     text = _without(text, _tables(text))
+    text = _ITEM.sub(_item_with_words, text)
     text = _URL_LINK.sub(r"\1", text)
     text = _without(text, _link_markup(text, hidden_namespaces))
     if "[" in text:  # links to the web whose text held links
@@ -136,10 +134,6 @@ def _protect_nowiki(text: str) -> str:
 
 def _reference(character: re.Match[str]) -> str:
     return f"&#{ord(character[0])};"
-
-
-def _punctuation(template: re.Match[str]) -> str:
-    return _PUNCTUATION[template[0][2:-2].lower()]
 
 
 def _hidden_tags(text: str) -> list[tuple[int, int]]:
@@ -193,10 +187,20 @@ def _tables(text: str) -> list[tuple[int, int]]:
     opened: list[int] = []
     for edge in _TABLE_EDGE.finditer(text):
         if edge[1]:
-            opened.append(edge.start())
+            opened.append(edge.start() + 1)
         else:
-            cuts.append((opened.pop() if opened else edge.start(), edge.end()))
+            cuts.append((opened.pop() if opened else edge.start() + 1, edge.end()))
     return cuts
+
+
+def _item_with_words(item: re.Match[str]) -> str:
+    """Drop what a reader would not read: lists of links alone, as in See also, and of sources."""
+    marks, text = item.groups()
+    if _SOURCE.search(text):
+        return ""
+    if marks.endswith(";"):  # a term; its definition may stand on the same line
+        return item[0].replace(" : ", "\n: ", 1)
+    return item[0] if _LETTER.search(_LINK_OR_MARKUP.sub("", text)) else ""
 
 
 def _link_markup(text: str, hidden_namespaces: frozenset[str]) -> list[tuple[int, int]]:
@@ -239,29 +243,32 @@ def _decode(entity: re.Match[str]) -> str:
 
 
 def _prose(lines: Iterable[str]) -> list[str]:
-    """Keep the lines that are prose, and the headings that stand over some."""
+    """Keep the lines that say something, and the headings that stand over some."""
     kept: list[str] = []
     headings: list[tuple[int, str]] = []
     for source in lines:
         line = source.strip()
-        if not line:
+        first = line[:1]
+        if not line or first == "|" or line.startswith("{|"):  # rows of a table without end
             continue
-        first = line[0]
-        if first == ":":
-            line = line.lstrip(": ")
-            first = line[:1]
-        if first in "*#;|" or line.startswith(("{|", "----")):
-            line = line.lstrip("-") if first == "-" else ""
+        level = 0
+        if first in "*#:;":
+            item = line.lstrip("*#:; ")
+            level = _TERM_LEVEL if line.removesuffix(item).rstrip().endswith(";") else 0
+            line = item
+        elif first == "=" and line[-1] == "=":
+            level = min(len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")), 6)
+            line = line[level:-level].strip()
+        elif line.startswith("----"):
+            line = line.lstrip("-")
         if "''" in line:
             line = _without_quotes(line)
         if not _WORD.search(line):
             continue
-        if first == "=" and line[-1] == "=":
-            level = min(len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")), 6)
-            title = line[level:-level].strip()
+        if level:
             while headings and headings[-1][0] >= level:
                 headings.pop()
-            headings.append((level, title if title[-1:] in ".!?" else title + "."))
+            headings.append((level, line if line[-1:] in ".!?" else line + "."))
             continue
         kept.extend(title for _, title in headings)
         headings.clear()
