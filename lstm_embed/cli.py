@@ -14,7 +14,7 @@ import re
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, get_type_hints
 
 from lstm_embed import verbs
@@ -39,8 +39,9 @@ def main(verb: str = "", argv: Sequence[str] | None = None) -> None:
     if not verb:
         verb = _verb(words)
         program, words = f"lstm-embed {verb}", words[1:]
-    function = verbs.VERBS[verb.replace("-", "_")]
-    config = parse(get_type_hints(function)["config"], words, program, _description(function), verb)
+    verb = verb.replace("-", "_")
+    function = verbs.VERBS[verb]
+    config = config_of(verb, words, program)
     from lstm_embed.stages.session import prepare_environment
 
     prepare_environment()
@@ -51,6 +52,19 @@ def main(verb: str = "", argv: Sequence[str] | None = None) -> None:
         print_summary([dataclasses.replace(summary, seconds=summary.seconds or time.monotonic() - started)])
         if summary.stopped:
             raise SystemExit(STOPPED)
+
+
+def config_of(verb: str, words: Sequence[str], program: str = "lstm-embed") -> Any:
+    """Return the settings that the flags of a verb describe; see `parse`.
+
+    Args:
+        verb: Its name in `verbs.VERBS`.
+        words: The flags.
+        program: Name of the command in messages.
+    """
+    function = verbs.VERBS[verb]
+    config_class = get_type_hints(function)["config"]
+    return parse(config_class, words, program, _description(function), verbs.DEFAULTS.get(verb))
 
 
 def _verb(words: Sequence[str]) -> str:
@@ -71,7 +85,13 @@ def _description(function: Any) -> str:
     return "\n".join(lines)
 
 
-def parse(config_class: type[Any], argv: Sequence[str], program: str, description: str, verb: str = "") -> Any:
+def parse(
+    config_class: type[Any],
+    argv: Sequence[str],
+    program: str,
+    description: str,
+    defaults: Callable[[list[str]], Any] | None = None,
+) -> Any:
     """Return the settings that flags and a `--config` file describe; exit with 2 and one line if they are wrong.
 
     Args:
@@ -79,7 +99,7 @@ def parse(config_class: type[Any], argv: Sequence[str], program: str, descriptio
         argv: The flags.
         program: Name of the command, for `--help`.
         description: What it does, for `--help`.
-        verb: Whose presets to start from, if it has any.
+        defaults: Function that returns the values of flags that are not given, from those that are.
     """
     import tyro
 
@@ -93,7 +113,6 @@ def parse(config_class: type[Any], argv: Sequence[str], program: str, descriptio
             arguments = [*_file_flags(arguments[at + 1]), *arguments[:at], *arguments[at + 2 :]]
     except (OSError, ValueError) as error:
         fail(f"--config: {error}")
-    defaults = verbs.DEFAULTS.get(verb)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
