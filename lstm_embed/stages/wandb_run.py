@@ -6,6 +6,7 @@ import glob
 import math
 import netrc
 import os
+import shlex
 import tempfile
 import threading
 import time
@@ -68,7 +69,7 @@ class WandbRun:
 
     @property
     def _kept_in(self) -> str:
-        return storage.join(self._settings.folder, "wandb", f"offline-run-*-{self._settings.id}")
+        return storage.join(shlex.quote(self._settings.folder), "wandb", f"offline-run-*-{self._settings.id}")
 
     def _start(self, mode: str) -> Any:
         try:
