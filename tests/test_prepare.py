@@ -27,8 +27,9 @@ from synthetic import vocabulary_of
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError, LstmEmbedError, TooMuchRejected
 from lstm_embed.base.progress import Summary
-from lstm_embed.corpus import articles, counts, prepare, repeats, sentences, tasks
+from lstm_embed.corpus import counts, prepare, repeats, sentences, tasks
 from lstm_embed.corpus.config import PrepareConfig, TextConfig
+from lstm_embed.corpus.readers.article import make_article
 from lstm_embed.corpus.sentences import UnitReader, part_chunks
 from lstm_embed.corpus.text import split_sentences, tokenize
 from lstm_embed.corpus.token_set import TokenSet
@@ -674,14 +675,14 @@ def test_a_unit_is_read_no_further_than_the_part_that_is_written(
     path = tmp_path / "in"
     path.write_bytes(json_lines(0, 2000))
     read = 0
-    real = articles.parse_json
+    real = make_article
 
     def counting(*arguments: Any) -> Any:
         nonlocal read
         read += 1
         return real(*arguments)
 
-    monkeypatch.setattr(articles, "parse_json", counting)
+    monkeypatch.setattr("lstm_embed.corpus.readers.json_lines.make_article", counting)
     unit = Unit(0, (Span.whole(storage.info(str(path))),))
     parts = tasks.read_parts(unit, config(tmp_path, part_rows=100))
     for number, _, _ in itertools.islice(parts, 5):

@@ -141,7 +141,7 @@ def test_a_reader_beside_a_writer_sees_only_whole_files(tmp_path: Path) -> None:
     path = str(tmp_path / "f")
     storage.write_bytes(path, b"0" * 100_000)
     code = (
-        "import sys, time; from lstm_embed import storage\n"
+        "import sys, time; from lstm_embed.base import storage\n"
         "end = time.monotonic() + 1.5; n = 0\n"
         "while time.monotonic() < end: n += 1; storage.write_bytes(sys.argv[1], b'%d' % (n % 10) * 100_000)"
     )
@@ -158,7 +158,7 @@ def test_a_reader_beside_a_writer_sees_only_whole_files(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_hidden_and_can_be_cleared(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from lstm_embed import storage\n"
+        "import os, signal, sys; from lstm_embed.base import storage\n"
         "os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
         "storage.write_bytes(sys.argv[1], b'half')"
     )

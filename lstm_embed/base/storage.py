@@ -26,6 +26,7 @@ from smart_open import compression
 from lstm_embed.base.errors import LstmEmbedError
 
 CODEC_SUFFIXES = (".gz", ".bz2", ".zst", ".xz")
+_CODEC_SIGNS = {b"\x1f\x8b\x08": ".gz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ\0": ".xz"}
 _SCHEMES = ("s3", "gs")
 _LOCAL = pafs.LocalFileSystem()
 _READ_AHEAD = 4 << 20
@@ -87,7 +88,12 @@ def parent(path: str) -> str:
 
 def codec(path: str) -> str | None:
     """Return the compression suffix of `path` (".gz", ".bz2", ".zst", ".xz") or None."""
-    return next((suffix for suffix in CODEC_SUFFIXES if path.endswith(suffix)), None)
+    return next((suffix for suffix in CODEC_SUFFIXES if path.lower().endswith(suffix)), None)
+
+
+def content_codec(first_bytes: bytes) -> str | None:
+    """Return the suffix of the compression that a file's first bytes (6 or more) show, or None."""
+    return next((suffix for sign, suffix in _CODEC_SIGNS.items() if first_bytes.startswith(sign)), None)
 
 
 @functools.lru_cache(maxsize=16)
@@ -203,17 +209,17 @@ class _Raw(io.RawIOBase):
 
 
 def open_stream(path: str) -> IO[bytes]:
-    """Open `path` for reading, decompressed by its suffix; a plain file can be sought in.
+    """Open `path` for reading, decompressed as its first bytes or else its suffix say; a plain file can be sought in.
 
     Its `read1` hands out what is there, so that nothing whole is lost when an archive breaks off.
 
     Raises:
         FileNotFoundError: if there is no file at `path`.
-        LstmEmbedError: from its reads, if the disk or store fails; damage raises what the codec raises.
+        LstmEmbedError: if the disk or store fails, also from its reads; damage raises there what the codec raises.
     """
-    raw = cast(IO[bytes], io.BufferedReader(_Raw(path), _READ_AHEAD))
-    suffix = codec(path)
-    return decompress(raw, suffix) if suffix else raw
+    raw = io.BufferedReader(_Raw(path), _READ_AHEAD)
+    suffix = content_codec(raw.peek(8)[:8]) or codec(path)
+    return decompress(cast(IO[bytes], raw), suffix) if suffix else cast(IO[bytes], raw)
 
 
 def decompress(raw: IO[bytes], suffix: str) -> IO[bytes]:

@@ -19,9 +19,10 @@ from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.base.settings import deciding
 from lstm_embed.corpus import token_set
-from lstm_embed.corpus.articles import cut_into_units, discover, inflation, read_articles
+from lstm_embed.corpus.articles import cut_into_units, inflation, read_articles
 from lstm_embed.corpus.config import PrepareConfig, TextConfig
 from lstm_embed.corpus.counts import merge_counts
+from lstm_embed.corpus.input import discover
 from lstm_embed.corpus.sentences import UnitReader
 from lstm_embed.corpus.tasks import FinalTask, StageTask, counts_path
 from lstm_embed.corpus.vocabulary import Vocabulary

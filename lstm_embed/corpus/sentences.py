@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from lstm_embed.base.errors import LstmEmbedError
 from lstm_embed.corpus.articles import read_articles
 from lstm_embed.corpus.config import TextConfig
-from lstm_embed.corpus.formats import Article
+from lstm_embed.corpus.readers.article import Article
 from lstm_embed.corpus.text import Splitter, sentence_splitter, tokenize
 from lstm_embed.ledger import Rejected, Span
 from lstm_embed.ledger.parts import MAX_LISTED_REJECTIONS

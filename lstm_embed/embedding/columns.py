@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
-from lstm_embed.corpus.articles import Article, read_articles
+from lstm_embed.corpus.articles import read_articles
 from lstm_embed.corpus.config import TextConfig
+from lstm_embed.corpus.readers.article import Article
 from lstm_embed.embedding.config import split_column
 from lstm_embed.ledger import Span
 

@@ -17,8 +17,9 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.base.settings import deciding, values_of
-from lstm_embed.corpus.articles import cut_into_units, find_files, inflation
+from lstm_embed.corpus.articles import cut_into_units, inflation
 from lstm_embed.corpus.config import TextConfig
+from lstm_embed.corpus.input import find_files
 from lstm_embed.corpus.sentences import UnitReader
 from lstm_embed.corpus.text import sentence_splitter
 from lstm_embed.corpus.token_set import KIND as TOKEN_SET

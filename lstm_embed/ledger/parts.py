@@ -43,6 +43,10 @@ class Rejected:
     """Its first bytes; written to the quarantine only where the user asked for text."""
     count: int = 1
     """Records it stands for, where that is known."""
+    size: int = 0
+    """Bytes of text it stands for."""
+    rest_of_file: bool = False
+    """It is a file, or all that was left of one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from embedding_help import TOKENIZER, VOCABULARY, make_articles, write_articles
 from launch import ray_session
 
 from lstm_embed.base import storage
-from lstm_embed.corpus.articles import find_files
+from lstm_embed.corpus.input import find_files
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.embed import embed

@@ -32,7 +32,7 @@ from embedding_help import make_articles, save_model, write_articles
 from launch import ray_session
 
 from lstm_embed.base import storage
-from lstm_embed.corpus.articles import find_files
+from lstm_embed.corpus.input import find_files
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.embed import embed
 from lstm_embed.embedding.erase import erase

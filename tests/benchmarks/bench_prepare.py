@@ -33,10 +33,11 @@ from gensim.test.utils import datapath
 
 from lstm_embed.base import storage
 from lstm_embed.corpus import token_set
-from lstm_embed.corpus.articles import find_files, read_articles
+from lstm_embed.corpus.articles import read_articles
 from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.corpus.formats import Article
+from lstm_embed.corpus.input import find_files
 from lstm_embed.corpus.prepare import PrepareJob
+from lstm_embed.corpus.readers.article import Article
 from lstm_embed.corpus.tasks import PARQUET, lengths_of, read_parts, with_holdout, with_ids
 from lstm_embed.corpus.text import split_sentences, tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import io
 import itertools
 import json
 from pathlib import Path
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
-from lstm_embed.corpus.articles import cut_into_units, discover, find_files, inflation, read_articles
+from lstm_embed.corpus.articles import cut_into_units, inflation, read_articles
 from lstm_embed.corpus.config import TextConfig
-from lstm_embed.corpus.formats import Article
+from lstm_embed.corpus.input import discover, find_files
+from lstm_embed.corpus.readers import lines
+from lstm_embed.corpus.readers.article import Article
 from lstm_embed.ledger import Rejected, Span, Unit
 
 CONFIG = TextConfig()
@@ -67,9 +70,6 @@ BAD_LINES = [
     (b'{"text": ["a"]}', "text is not a string"),
     (b'{"text": "a", "id": {"n": 1}}', "id or title is not a string or number"),
     (b'{"text": "a", "title": ["b"]}', "id or title is not a string or number"),
-    (b'{"text": "a\\u0000b"}', "NUL character"),
-    (b'{"text": "a\\ud800b"}', "lone surrogate"),
-    (b'{"text": "a", "title": "\\udfff"}', "lone surrogate"),
     (b'{"text": "a\xff"}', "invalid UTF-8"),
     (b'{"text": "\xed\xa0\x80"}', "invalid UTF-8"),
     ("Привет".encode("utf-16"), "invalid UTF-8"),
@@ -230,14 +230,125 @@ def test_a_damaged_row_group_is_counted_by_its_rows_and_the_others_are_read(tmp_
     assert reasons(read(span_of(path, bytes(data[:-20])))) == ["not a parquet file, or a damaged one"]
 
 
-def test_other_files_say_what_they_are(tmp_path: Path) -> None:
-    dump = b"<mediawiki xmlns='x'>\n<page>\n"
-    for name, data in (("d.xml", dump), ("d.xml.bz2", bz2.compress(dump)), ("e.xml", b'<?xml version="1.0"?>')):
-        assert reasons(read(span_of(tmp_path / name, data))) == ["MediaWiki dump (run extract on it first)"]
-    span = parquet(tmp_path / "renamed", text=["a"])
-    assert reasons(read(span)) == ["parquet file not named .parquet"]
+def test_what_a_file_holds_is_told_by_its_content_whatever_its_name(tmp_path: Path) -> None:
+    span_of(tmp_path / "packed", gzip.compress(row(1)))
+    span_of(tmp_path / "wrong.gz", bz2.compress(row(1)))
+    span_of(tmp_path / "UPPER.JSONL.GZ", gzip.compress(row(1)))
+    for name in ("packed", "wrong.gz", "UPPER.JSONL.GZ"):
+        assert good(read(Span.whole(storage.info(str(tmp_path / name))))) == [("1", "T1", "Text 1.")]
+    assert good(read(parquet(tmp_path / "renamed.jsonl", text=["a"]))) == [(None, None, "a")]
     assert read(span_of(tmp_path / "empty", b"")) == []
     assert read(span_of(tmp_path / "blank", b" \n\n")) == []
+
+
+UTF_16 = "UTF-16 text (convert it to UTF-8, as iconv -f UTF-16 -t UTF-8 does)"
+DUMP = "MediaWiki dump (run extract on it first)"
+FOREIGN = [
+    ("dump.xml", b"<mediawiki xmlns='x'>\n<page>\n", DUMP),
+    ("dump.xml.bz2", bz2.compress(b"<mediawiki xmlns='x'>\n<page>\n"), DUMP),
+    ("dump", b'<?xml version="1.0"?>', DUMP),
+    ("a.json", row(1).decode().encode("utf-16"), UTF_16),
+    ("b.json", row(1).decode().encode("utf-16-be"), UTF_16),
+    ("c.txt", "Привет".encode("utf-16"), UTF_16),
+    ("a.parquet", row(1), "not a parquet file, or a damaged one"),
+    ("empty.parquet", b"", "not a parquet file, or a damaged one"),
+    ("cut.parquet", b"PAR1" + bytes(100), "not a parquet file, or a damaged one"),
+    ("b.parquet.gz", gzip.compress(b"PAR1" + bytes(100) + b"PAR1"), "parquet file in an archive (unpack it first)"),
+    ("a.jsonl", b"PK\3\4" + bytes(60), "zip archive (unpack it first)"),
+    ("a.json.gz", gzip.compress(b"a.json".ljust(257, b"\0") + b"ustar" + bytes(99)), "tar archive (unpack it first)"),
+    ("cut.gz", gzip.compress(row(1) * 9)[:-9], "damaged or truncated archive"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "reason"), FOREIGN, ids=[name for name, _, _ in FOREIGN])
+def test_a_file_that_cannot_be_used_is_told_once_and_weighs_all_its_bytes(
+    tmp_path: Path, name: str, data: bytes, reason: str
+) -> None:
+    found = read(span_of(tmp_path / name, data))
+    last = found[-1]
+    assert isinstance(last, Rejected)
+    assert (last.reason, last.rest_of_file) == (reason, True)
+    assert last.size >= len(data)
+    assert reasons(found) == [reason]
+    edges = [0, len(data) // 2, len(data)]
+    pieces = [Span(last.path, a, b, len(data), storage.info(last.path).stamp) for a, b in itertools.pairwise(edges)]
+    if not name.endswith(".parquet"):  # whose spans count row groups
+        assert [item for piece in pieces for item in read(piece)] == found
+
+
+def array(texts: list[str], between: str = ", ") -> bytes:
+    return ("[" + between.join(json.dumps({"id": n, "text": text}) for n, text in enumerate(texts)) + "]").encode()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    texts=st.lists(st.text('a\\"[]{},\n é', max_size=20), max_size=8),
+    between=st.sampled_from([",", " ,\n ", ",\n\n"]),
+    before=st.sampled_from(["", "\n ", "\ufeff"]),
+    block=st.integers(1, 40),
+)
+def test_an_array_gives_the_articles_of_its_records_wherever_blocks_end(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], between: str, before: str, block: int
+) -> None:
+    data = before.encode() + array(texts, between) + b"\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_BLOCK", block)
+        found = read(span_of(tmp_path_factory.getbasetemp() / "array.json", data))
+    assert good(found) == [(str(n), None, text) for n, text in enumerate(texts)]
+    for item in found:
+        assert isinstance(item, Article)
+        assert item.raw.strip() in data
+
+
+def test_what_is_wrong_with_an_array_is_listed_and_the_rest_is_read(tmp_path: Path) -> None:
+    data = b'[{"text": "a"}, 5, {"text": "b"} {"text": "c"}, {"text": "' + b"x" * 900 + b'"},\n{"text": "d"},]\n'
+    path = tmp_path / "a.json"
+    config = TextConfig(max_line_bytes=500)
+    found = read(span_of(path, data + row(1)), config)
+    assert [text for _, _, text in good(found)] == ["a", "d", "Text 1."]
+    assert reasons(found) == ["not a JSON object", "not JSON", "record too long"]
+    too_long = next(item for item in found if isinstance(item, Rejected) and item.reason == "record too long")
+    assert data[too_long.offset :].lstrip().startswith(b'{"text": "xx')
+    assert too_long.size > 900
+    cut_off = read(span_of(path, data[:40]), config)
+    assert [text for _, _, text in good(cut_off)] == ["a"]
+    assert reasons(cut_off)[-1] == "JSON array without end"
+    assert reasons(read(span_of(path, b'["a", {"text": "b"}]'), config)) == ["not a JSON object"]
+
+
+def test_an_array_is_one_unit_and_is_read_in_little_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    span = span_of(tmp_path / "big.json", array(["word " * 2000] * 3000))
+    (unit,) = cut_into_units(find_files([str(tmp_path)]), 1_000_000)
+    assert unit == (span,)
+    tracemalloc.start()
+    assert sum(isinstance(item, Article) for item in read_articles(span, CONFIG)) == 3000
+    assert tracemalloc.get_traced_memory()[1] < 12 << 20
+    tracemalloc.stop()
+
+
+def test_a_text_file_is_one_article_unless_it_holds_records(tmp_path: Path) -> None:
+    assert good(read(span_of(tmp_path / "Tea.txt", b"\xef\xbb\xbfTea is hot.\n\nIt is old.\n"))) == [
+        ("Tea.txt", "Tea", "Tea is hot.\n\nIt is old.\n")
+    ]
+    assert good(read(span_of(tmp_path / "b.TXT.gz", gzip.compress(b"[Music] plays.")))) == [
+        ("b.TXT.gz", "b", "[Music] plays.")
+    ]
+    assert good(read(span_of(tmp_path / "lines.txt", row(1)))) == [("1", "T1", "Text 1.")]
+    assert good(read(span_of(tmp_path / "docs.txt", DOC.format(1).encode())))[0][0] == "1"
+    latin = read(span_of(tmp_path / "c.txt", "café".encode("latin-1")))
+    long = read(span_of(tmp_path / "d.txt", b"word " * 200), TextConfig(max_line_bytes=500))
+    assert reasons(latin + long) == ["invalid UTF-8", "text file longer than --max-line-bytes"]
+    assert all(isinstance(item, Rejected) and item.rest_of_file for item in latin + long)
+
+
+def test_characters_that_no_text_can_hold_are_replaced_and_counted(tmp_path: Path) -> None:
+    line = b'{"id": "1\\u0000", "title": "\\udfff", "text": "a\\u0000b \\ud83d c \\ud83d\\ude00"}\n'
+    (found,) = read(span_of(tmp_path / "a.jsonl", line))
+    assert isinstance(found, Article)
+    assert (found.id, found.title, found.text) == ("1\ufffd", "\ufffd", "a\ufffdb \ufffd c \U0001f600")
+    assert found.num_replaced == 4
 
 
 def test_a_file_that_changes_under_the_job_stops_it(tmp_path: Path) -> None:
@@ -321,6 +432,12 @@ def test_the_store_is_looked_through_like_a_disk(s3: str) -> None:
     st.integers(1, 5_000_000),
 )
 def test_units_cover_every_byte_of_every_file_once_in_order(files: list[tuple[int, str]], unit_bytes: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "open_input", lambda path: io.BytesIO(b'{"text": '))
+        check_units(files, unit_bytes)
+
+
+def check_units(files: list[tuple[int, str]], unit_bytes: int) -> None:
     infos = [storage.FileInfo(f"/in/{number:03d}{suffix}", size, "1") for number, (size, suffix) in enumerate(files)]
     unit_bytes = max(unit_bytes, sum(file.size for file in infos) // 200)
     units = cut_into_units(infos, unit_bytes)
