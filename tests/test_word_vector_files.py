@@ -16,10 +16,9 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.pieces import MARK, SPECIAL_PIECES
 from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED, Vocabulary
 from lstm_embed.words import WordVectors, WordVectorsConfig, train_word_vectors
-from lstm_embed.words.fasttext_file import MAGIC, FastTextFile
-from lstm_embed.words.formats import detect_format, read_vectors
-from lstm_embed.words.gensim_model import new_model
-from lstm_embed.words.sampled_loss import sampled_loss
+from lstm_embed.words.fasttext_file import read_fasttext
+from lstm_embed.words.formats import read_vectors
+from lstm_embed.words.plain_files import FASTTEXT_MAGIC, detect_format
 from lstm_embed.words.scores import shipped_file
 from tests.synthetic import vocabulary_of, write_token_set
 
@@ -87,7 +86,7 @@ def test_a_fasttext_binary_that_breaks_off_anywhere_is_refused(tmp_path: Path, s
 def test_a_fasttext_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     settings = struct.pack("<12id", 4, *[1] * 7, 10, 3, 6, 100, 1e-4)
     words = struct.pack("<3i2q", 1, 1, 0, 1, -1) + b"a\0" + struct.pack("<qb", 1, 0)
-    beginning = MAGIC + struct.pack("<i", 12) + settings + words
+    beginning = FASTTEXT_MAGIC + struct.pack("<i", 12) + settings + words
     for name, rest, message in (
         ("quantized", struct.pack("<?2q", True, 11, 4), "quantized"),
         ("wrong size", struct.pack("<?2q", False, 10**9, 4), "its vectors are 1000000000 x 4"),
@@ -95,7 +94,7 @@ def test_a_fasttext_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(beginning + rest + bytes(4 * 11 * 5))
         with pytest.raises(ValueError, match=message):
-            FastTextFile(str(tmp_path / name))
+            read_fasttext(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
@@ -124,7 +123,7 @@ def test_word2vec_binaries_are_read_to_their_end_and_no_further(tmp_path: Path, 
         ),
         ([b"60 5", *text_lines(header=False)], b"\n", "60 have another number of values than 5"),
         ([line.replace(b"0.", b"0,") for line in text_lines()], b"\n", "is damaged|no readable"),
-        ([line.split(b" ")[0] + b" nan nan nan nan" for line in text_lines(header=False)], b"\n", "not finite numbers"),
+        ([line.split(b" ")[0] + b" nan nan nan nan" for line in text_lines(header=False)], b"\n", "no finite numbers"),
         ([b"99999999999 99999999999", b"word1 1 2"], b"\n", "99999999999 numbers behind a word"),
         ([b"10 50"], b"\n", "after 0 of 10 words"),
         ([b""], b"", "no known format"),
@@ -145,6 +144,91 @@ def test_tabs_line_ends_of_windows_and_foreign_bytes_do_no_harm(tmp_path: Path) 
     found = read_vectors(path, "auto", VOCABULARY, "default")
     np.testing.assert_array_equal(found.vectors[OWN], NUMBERS)
     assert (found.exact, found.malformed) == (60, 0)
+
+
+@pytest.mark.parametrize("separator", [b"", b"\n"])
+def test_words_with_spaces_in_a_binary_do_not_bring_it_out_of_step(tmp_path: Path, separator: bytes) -> None:
+    rng = np.random.default_rng(0)
+    words = ["new york", *WORDS, "word1 a b", "São Paulo", "word2 1900", "in the CAT", "rock ’n’ roll"]
+    numbers = rng.normal(size=(len(words), 16)).astype("<f4")
+    order = rng.permutation(len(words))
+    records = (words[n].encode() + b" " + numbers[n].tobytes() + separator for n in order)
+    (tmp_path / "v.bin").write_bytes(f"{len(words)} 16\n".encode() + b"".join(records))
+    found = read_vectors(str(tmp_path / "v.bin"), "auto", VOCABULARY, "default")
+    np.testing.assert_array_equal(found.vectors[OWN], numbers[1 : 1 + len(WORDS)])
+    assert (found.exact, found.malformed) == (60, 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 2.9e26])
+@pytest.mark.parametrize("kind", ["text", "binary"])
+def test_absurd_numbers_are_counted_and_refused_where_they_are_many(tmp_path: Path, kind: str, value: float) -> None:
+    words = [f"word{n}" for n in range(200)]
+    vocabulary, path = vocabulary_of(words), str(tmp_path / "v")
+    for share in (1, 150):
+        numbers = np.ones((200, 8), "<f4")
+        numbers[:share, 3] = value
+        rows = zip(words, numbers, strict=True)
+        if kind == "text":
+            write_lines(tmp_path / "v", [" ".join([word, *map(str, row.tolist())]).encode() for word, row in rows])
+        else:
+            (tmp_path / "v").write_bytes(b"200 8\n" + b"".join(w.encode() + b" " + row.tobytes() for w, row in rows))
+        if share == 1:
+            found = read_vectors(path, "auto", vocabulary, "default")
+            assert (found.exact, found.malformed) == (199, 1)
+            assert found.vectors.max() == 1
+        else:
+            with pytest.raises(
+                InputError, match="150 have another number of values than 8, or values that are no finite"
+            ):
+                read_vectors(path, "auto", vocabulary, "default")
+
+
+@pytest.mark.parametrize(
+    ("first", "header"),
+    [
+        (b". . . 1 2 3 4", False),
+        (b"at name@domain.com 1 2 3 4", False),
+        (b"1 000 1 2 3 4", False),
+        (b"2000 1 2 3 4", False),
+        (b"new york 1 2 3 4", True),
+    ],
+)
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_the_first_line_may_be_any(tmp_path: Path, first: bytes, header: bool, bom: bytes) -> None:
+    lines = [first, *text_lines(header=False), *[b"word1 9 9 9 9"] * header]
+    lines = [b"%d 4" % len(lines), *lines] if header else lines
+    path = write_lines(tmp_path / "v.txt", [bom + lines[0], *lines[1:]])
+    found = read_vectors(path, "auto", VOCABULARY, "default")
+    np.testing.assert_array_equal(found.vectors[OWN], NUMBERS)
+    assert found.exact == 60
+
+
+def test_headers_that_lie_are_refused_without_allocating_what_they_say(tmp_path: Path) -> None:
+    body = make_binary().partition(b"\n")[2]
+    for name, header, data, message in (
+        ("rows", b"9223372036854775808 4\n", body, "ends or makes no sense after 60 of 9223372036854775808"),
+        ("longer", b"60 5\n", body, "makes no sense|goes on"),
+        ("shorter", b"60 3\n", body, "makes no sense|goes on"),
+        ("widest", b"60 65536\n", body, "makes no sense after 0"),
+        ("too wide", b"60 9000000000\n", body, "9000000000 numbers behind a word"),
+        ("no width", b"60 0\n", body, "0 numbers behind a word|makes no sense|goes on"),
+        ("text rows", b"9223372036854775808 4\n", b"\n".join([*text_lines(header=False), b""]), "after 60 of"),
+    ):
+        (tmp_path / "v").write_bytes(header + data)
+        with pytest.raises(InputError, match=message):
+            read_vectors(str(tmp_path / "v"), "auto", VOCABULARY, "default"), name
+
+
+def test_a_damaged_archive_is_refused_in_one_line(tmp_path: Path) -> None:
+    data = gzip.compress(make_binary())
+    for name, damaged in (
+        ("v.gz", data[:200]),
+        ("v.gz", data[:60] + bytes(40) + data[100:]),
+        ("v.bz2", b"BZh91AY" * 9),
+    ):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(InputError, match="is no readable"):
+            read_vectors(str(tmp_path / name), "auto", VOCABULARY, "default")
 
 
 def test_a_single_bad_line_among_many_is_counted_and_left_out(tmp_path: Path) -> None:
@@ -277,30 +361,3 @@ def test_continuing_fasttext_with_other_ngrams_is_refused(tmp_path: Path) -> Non
     other = {"algorithm": "fasttext", "continue_from": str(tmp_path / "old"), "subword_min": 2}
     with pytest.raises(InputError, match=r"subword_min 3, and now it is 2.*--subword-min"):
         train_word_vectors(make_config(tokens.path, tmp_path / "new", **other))
-
-
-@pytest.mark.parametrize("architecture", ["skip-gram", "cbow"])
-def test_the_sampled_loss_agrees_with_the_one_gensim_counts(tmp_path: Path, architecture: str) -> None:
-    tokens = write_token_set(str(tmp_path / "tokens"), num_words=80, num_articles=80)
-    config = make_config(tokens.path, tmp_path / "wv", architecture=architecture, sample=0.01)  # type: ignore[arg-type]
-    model, loss = new_model(config, tokens.vocabulary)
-    sentences = [
-        [tokens.vocabulary.pieces[i] for i in ids]
-        for number in range(3)
-        for ids in tokens.read_part(number, ["ids"])["ids"].to_pylist()
-    ]
-    loss.reset()
-    trained, _ = model.train(
-        sentences, total_examples=len(sentences), epochs=1, start_alpha=1e-6, end_alpha=1e-7, compute_loss=True
-    )
-    assert sampled_loss(model, sentences, config) == pytest.approx(loss.total / trained, rel=0.03)
-    assert sampled_loss(model, [["▁w1"]], config) is None
-
-
-def test_the_loss_of_fasttext_is_reported_and_falls(tmp_path: Path) -> None:
-    tokens = write_token_set(str(tmp_path / "tokens"), num_words=80, num_articles=80)
-    train_word_vectors(make_config(tokens.path, tmp_path / "wv", algorithm="fasttext", epochs=6, alpha=0.05))
-    epochs = storage.read_json(str(tmp_path / "wv" / "report.json"))["epochs"]
-    losses = [epoch["loss"] for epoch in epochs]
-    assert len(losses) == 6
-    assert losses[-1] < losses[0]

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED
 from lstm_embed.words import WordVectors, WordVectorsConfig, train_word_vectors
 from lstm_embed.words.folder import VECTORS, State
-from lstm_embed.words.formats import detect_format, read_vectors
+from lstm_embed.words.formats import read_vectors
+from lstm_embed.words.plain_files import detect_format
 from lstm_embed.words.scores import shipped_file, similar_words, unit_rows, word_pair_correlation
 from tests.synthetic import NUM_TOPICS, vocabulary_of, write_token_set
 
@@ -112,7 +114,7 @@ def test_a_training_killed_after_an_epoch_ends_with_the_same_vectors(
         assert process.stdout is not None
         assert "epoch 1 of 3" in process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-    state = State.load(str(tmp_path / "killed"))
+    state = State.load(str(tmp_path / "killed"), len(tokens.vocabulary) - FIRST_ID, 16)
     assert state is not None
     assert state.facts["epoch"] == 1
     with pytest.raises(InputError, match="not a finished word vectors folder"):
@@ -131,6 +133,13 @@ def test_the_loss_falls_and_does_not_depend_on_the_number_of_threads(tokens: Tok
         losses[workers] = [epoch["loss"] for epoch in report_of(output)["epochs"]]
     assert losses[1][-1] < losses[1][0]
     assert losses[3] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_no_loss_is_told_of_fasttext_which_gensim_does_not_count(tokens: TokenSet, tmp_path: Path) -> None:
+    told = Notes()
+    train_word_vectors(make_config(tokens, tmp_path / "wv", algorithm="fasttext", subword_buckets=100, epochs=1), told)
+    assert report_of(tmp_path / "wv")["epochs"][0]["loss"] is None
+    assert [re.sub(r"[\d,]+ words", "n words", note) for note in told.notes] == ["epoch 1 of 1: n words/s"]
 
 
 def test_a_cap_on_sentences_takes_them_evenly_from_the_corpus(tokens: TokenSet, tmp_path: Path) -> None:
@@ -160,14 +169,14 @@ def test_training_continues_on_a_grown_token_set(tokens: TokenSet, tmp_path: Pat
     rows = new.vocabulary.ids(old.vocabulary.pieces)
     np.testing.assert_allclose(new.vectors[rows], old.vectors, atol=1e-4)
     assert new.vectors[FIRST_ID:].any(axis=1).all()
-    with pytest.raises(InputError, match="same --dimension"):
+    with pytest.raises(InputError, match=r"dimension 16, and now it is 8.*--dimension 16"):
         train_word_vectors(make_config(grown, tmp_path / "other", **{**still, "dimension": 8}))
 
 
 def test_continuing_with_another_algorithm_is_refused(tokens: TokenSet, tmp_path: Path) -> None:
     train_word_vectors(make_config(tokens, tmp_path / "old", epochs=1))
     config = make_config(tokens, tmp_path / "new", algorithm="fasttext", continue_from=str(tmp_path / "old"))
-    with pytest.raises(InputError, match="continue with word2vec"):
+    with pytest.raises(InputError, match="--algorithm word2vec"):
         train_word_vectors(config)
 
 
@@ -276,7 +285,7 @@ def test_files_that_hold_no_vectors_are_refused_with_their_beginning(tmp_path: P
     with pytest.raises(InputError, match="Dear reader"):
         detect_format(str(tmp_path / "letter.txt"))
     (tmp_path / "cut.bin").write_bytes(Path(binary_file(tmp_path / "v.bin")).read_bytes()[:-5])
-    with pytest.raises(InputError, match="ends inside a vector"):
+    with pytest.raises(InputError, match="ends or makes no sense after 3 of 4 words"):
         read_vectors(str(tmp_path / "cut.bin"), "word2vec-binary", VOCABULARY, "default")
 
 
@@ -288,7 +297,7 @@ def test_imported_vectors_make_a_finished_folder(tokens: TokenSet, tmp_path: Pat
     made = WordVectors.load(summary.output)
     np.testing.assert_array_equal(made.vectors[FIRST_LEARNED + 50], [50, 1, 0])
     assert summary.facts["dimension"] == 3
-    assert report_of(tmp_path / "wv")["imported"]["coverage_pieces"] == 40 / (len(made.vectors) - FIRST_ID)
+    assert report_of(tmp_path / "wv")["imported"]["coverage_pieces"] == 40 / (len(made.vectors) - FIRST_LEARNED)
     again = train_word_vectors(config)
     assert again.already_done
     assert again.facts == summary.facts
@@ -318,11 +327,13 @@ def test_an_import_tells_how_much_of_the_running_text_has_vectors_and_warns_of_l
     share = counts[FIRST_LEARNED + 80 - num_words : FIRST_LEARNED + 80].sum() / counts.sum()
     assert (share < 0.5) == warns
     assert summary.facts["running_text_with_vectors"] == f"{100 * share:.1f} %"
+    assert summary.facts["pieces_with_vectors"] == f"{100 * num_words / (len(tokens.vocabulary) - FIRST_LEARNED):.1f} %"
     assert report_of(tmp_path / "wv")["imported"]["coverage_tokens"] == pytest.approx(share)
     warnings = [note for note in told.notes if note.startswith("warning: ")]
     assert len(warnings) == warns
     if warns:
-        assert f"{path} covers {100 * share:.1f} % of the running text" in warnings[0]
+        learned = len(tokens.vocabulary) - FIRST_LEARNED
+        assert f"{path} covers {100 * share:.1f} % of the running text and {1000 / learned:.1f} % of" in warnings[0]
         assert "--whole-word-count" in warnings[0]
 
 

@@ -15,6 +15,8 @@ import json
 import os
 import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any, cast
@@ -328,6 +330,19 @@ def _blocks(path: str, size: int = 1 << 22) -> Iterator[bytes]:
 def copy_file(source: str, target: str) -> None:
     """Copy one file between any two places, whole or not at all (for files of moderate size: read into memory)."""
     write_bytes(target, read_bytes(source))
+
+
+@contextlib.contextmanager
+def local_file(path: str) -> Iterator[str]:
+    """Give a local file with the decompressed content of `path`: itself, or a copy that lasts as long as the block."""
+    if not is_remote(path) and not codec(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        target = os.path.join(folder, name(path))
+        with open_stream(path) as source, open(target, "wb") as file:
+            shutil.copyfileobj(source, file, _READ_AHEAD)
+        yield target
 
 
 def local_copy(path: str, cache_dir: str) -> str:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,7 +53,7 @@ def opened(path: str, *, sha256: str = "") -> Iterator[Any]:
     """
     path = storage.resolve(path)
     storage.info(path)
-    with _local(path) as local:
+    with storage.local_file(path) as local:
         if sha256 and storage.digest(local) != sha256:
             raise InputError(f"{path} is damaged: its hash is not the one that was sealed; {_REMEDY}")
         try:
@@ -82,18 +79,6 @@ def take_tensors(file: Any, path: str, expected: Expected) -> Arrays:
         found = file.get_slice(name)
         _compare(f"tensor {name} of {path}", found.get_dtype(), tuple(found.get_shape()), *expected[name])
     return {name: _finite(file.get_tensor(name), f"tensor {name} of {path}") for name in expected}
-
-
-@contextlib.contextmanager
-def _local(path: str) -> Iterator[str]:
-    if not storage.is_remote(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        local = os.path.join(folder, storage.name(path))
-        with storage.open_input(path) as source, open(local, "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 22)
-        yield local
 
 
 def _compare(what: str, dtype: str, shape: tuple[int, ...], expected_dtype: str, expected_shape: Shape) -> None:

@@ -12,7 +12,7 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.base.settings import deciding
-from lstm_embed.dump.articles import ArticleRow, UnitReader, dump_units, read_unit, refuse_empty
+from lstm_embed.dump.articles import Article, UnitReader, dump_units, read_unit
 from lstm_embed.dump.config import ExtractConfig
 from lstm_embed.ledger import PartRecord, PartStore, Rejected, Span, Unit, Work
 from lstm_embed.ledger.parts import MAX_LISTED_REJECTIONS, read_record
@@ -74,7 +74,6 @@ class ExtractStage(UnitStage[ExtractConfig]):
     def facts(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Return how many pages there were, and what became of them."""
         totals = manifest["totals"]
-        refuse_empty(self.input, manifest["rows"], totals)
         facts = {"pages": totals["pages"], **{f"skipped ({why})": n for why, n in sorted(totals["skipped"].items())}}
         return facts | {"rejected": sum(totals["rejected"].values()), "MB of text": totals["bytes"] / 1e6}
 
@@ -153,7 +152,7 @@ class _PartBuffer:
         self.size = 0
         self.rejected: Counter[str] = Counter()
 
-    def add(self, article: ArticleRow) -> None:
+    def add(self, article: Article) -> None:
         line = article.to_json().encode("utf-8") + b"\n"
         self.lines.append(line)
         self.size += len(line)

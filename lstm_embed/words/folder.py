@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from lstm_embed.base import storage
+from lstm_embed.base import storage, tensors
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.vocabulary import FIRST_ID, Vocabulary
 from lstm_embed.ledger import open_sealed
@@ -19,6 +19,8 @@ KIND = "word_vectors"
 VECTORS, VOCABULARY, STATE, REPORT = "vectors.safetensors", "vocabulary.parquet", "state.safetensors", "report.json"
 
 FloatArray = npt.NDArray[np.float32]
+
+_ARRAYS = {"word2vec": ("vectors", "hidden"), "fasttext": ("words", "subwords", "hidden")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +32,13 @@ class WordVectors:
             imported file did not have.
         vocabulary: The V pieces.
         fingerprint: Changes when the settings or any bit of the vectors do.
+        settings: What they were made with.
     """
 
     vectors: FloatArray
     vocabulary: Vocabulary
     fingerprint: str
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str) -> WordVectors:
@@ -46,11 +50,14 @@ class WordVectors:
         """
         path = storage.resolve(path)
         manifest = open_sealed(path, kind=KIND)
-        vectors = safetensors.numpy.load(storage.read_bytes(storage.join(path, VECTORS)))["vectors"]
         vocabulary = Vocabulary.load(storage.join(path, VOCABULARY))
-        if len(vectors) != len(vocabulary):
-            raise InputError(f"{path} has {len(vectors)} vectors for {len(vocabulary)} pieces; make the folder again")
-        return cls(vectors=vectors, vocabulary=vocabulary, fingerprint=manifest["fingerprint"])
+        expected = {"vectors": ("F32", (len(vocabulary), None))}
+        return cls(
+            **tensors.open_tensors(storage.join(path, VECTORS), expected),
+            vocabulary=vocabulary,
+            fingerprint=manifest["fingerprint"],
+            settings=manifest["content"].get("settings", {}),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,22 +78,30 @@ class State:
         storage.write_bytes(storage.join(directory, STATE), data)
 
     @classmethod
-    def load(cls, directory: str) -> State | None:
+    def load(cls, directory: str, num_pieces: int, dimension: int) -> State | None:
         """Return the state in a folder, None if there is none.
 
+        Args:
+            directory: The folder.
+            num_pieces: V - 1.
+            dimension: d.
+
         Raises:
-            InputError: if it is damaged.
+            InputError: if it is damaged, or of other sizes.
         """
         path = storage.join(directory, STATE)
         if not storage.exists(path):
             return None
-        data = storage.read_bytes(path)
-        try:
-            # The header is a little-endian length and that much JSON.
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            return cls(arrays=safetensors.numpy.load(data), facts=json.loads(header["__metadata__"]["facts"]))
-        except (ValueError, KeyError, safetensors.SafetensorError) as error:
-            raise InputError(f"{path} is damaged ({error}); delete it to train from the start") from None
+        with tensors.opened(path) as file:
+            try:
+                facts = json.loads(file.metadata()["facts"])
+                names = _ARRAYS[facts["algorithm"]]
+                if len(facts["epochs"]) != facts["epoch"]:
+                    raise ValueError("its epochs are not as many as it says")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise InputError(f"{path} is damaged ({error}); delete it to train from the start") from None
+            expected = {name: ("F32", (None if name == "subwords" else num_pieces, dimension)) for name in names}
+            return cls(arrays=tensors.take_tensors(file, path, expected), facts=facts)
 
 
 def aligned(piece_rows: FloatArray) -> FloatArray:

@@ -15,9 +15,8 @@ import numpy.typing as npt
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.vocabulary import FIRST_ID, Vocabulary
-from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.words.config import WordVectorsConfig
-from lstm_embed.words.folder import KIND, State, WordVectors
+from lstm_embed.words.folder import State, WordVectors
 
 
 class Loss:
@@ -91,6 +90,14 @@ def arrays_of(model: Any) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def set_arrays(model: Any, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
+    """Give a model saved weights.
+
+    Raises:
+        InputError: if they are of another model.
+    """
+    own, given = ({name: one.shape for name, one in these.items()} for these in (arrays_of(model), arrays))
+    if own != given:
+        raise InputError(f"the saved weights are {given}, and these settings make {own}; train in another folder")
     model.syn1neg = arrays["hidden"]
     if "subwords" in arrays:
         model.wv.vectors_vocab, model.wv.vectors_ngrams = arrays["words"], arrays["subwords"]
@@ -106,35 +113,26 @@ def start_from_earlier(model: Any, config: WordVectorsConfig, vocabulary: Vocabu
         InputError: if the earlier training was of another kind or size.
     """
     path = storage.resolve(config.continue_from)
-    earlier, state = WordVectors.load(path), State.load(path)
+    earlier = WordVectors.load(path)
+    num_pieces, dimension = len(earlier.vocabulary) - FIRST_ID, earlier.vectors.shape[1]
+    state = State.load(path, num_pieces, dimension)
+    made: dict[str, Any] = {"algorithm": state.facts["algorithm"] if state else "word2vec", "dimension": dimension}
+    if made["algorithm"] == "fasttext":
+        made |= {name: earlier.settings.get(name) for name in ("subword_min", "subword_max", "subword_buckets")}
+    for name, before in made.items():
+        if before != (now := getattr(config, name)):
+            raise InputError(
+                f"{path} was made with {name} {before}, and now it is {now}; to go on from it, use the same "
+                f"(--{name.replace('_', '-')} {before})"
+            )
     # Imported vectors have no state: they are where the pieces start, and the output weights start at zero.
     arrays = state.arrays if state else {"vectors": earlier.vectors[FIRST_ID:]}
-    own = arrays_of(model)
-    algorithm = state.facts["algorithm"] if state else "word2vec"
-    if algorithm != config.algorithm:
-        raise InputError(
-            f"{path} was made by {algorithm}, and --algorithm is {config.algorithm}; continue with {algorithm}"
-        )
-    if config.algorithm == "fasttext":
-        made_with = read_manifest(path, kind=KIND)["content"]["settings"]
-        for field in ("subword_min", "subword_max"):
-            if made_with[field] != getattr(config, field):
-                raise InputError(
-                    f"{path} was made with {field} {made_with[field]}, and now it is {getattr(config, field)}: its n-grams are "
-                    f"others; use the same --{field.replace('_', '-')}"
-                )
-    for name, array in arrays.items():
-        same_rows = name != "subwords" or len(array) == len(own[name])
-        if array.shape[1] != config.dimension or not same_rows:
-            raise InputError(
-                f"{name} of {path} are {array.shape[0]} x {array.shape[1]}; these settings make "
-                f"{own[name].shape[0]} x {own[name].shape[1]}; use the same --dimension and --subword-buckets"
-            )
     rows = earlier.vocabulary.ids(vocabulary.pieces[FIRST_ID:]) - FIRST_ID
     known = rows >= 0
+    own = arrays_of(model)
     for name, array in arrays.items():
         if name == "subwords":
-            own[name][:] = array
+            own[name] = array
         else:
             own[name][known] = array[rows[known]]
     set_arrays(model, own)

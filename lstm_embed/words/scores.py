@@ -100,7 +100,7 @@ def _keyed_vectors(words: Sequence[str], vectors: FloatArray) -> Any:
 
     present = np.flatnonzero(vectors.any(axis=1))
     keyed = KeyedVectors(vectors.shape[1])
-    keyed.add_vectors([words[row] for row in present], vectors[present])
+    keyed.add_vectors([words[row] for row in present.tolist()], vectors[present])
     return keyed
 
 

@@ -40,10 +40,6 @@ class Sentences:
         """Set what the next iteration reports."""
         self._epoch, self._epochs, self._report = epoch, epochs, report
 
-    def first(self, number: int) -> list[list[str]]:
-        """Return the first few sentences."""
-        return list(itertools.islice(self._lists(), number))
-
     def __iter__(self) -> Iterator[list[str]]:
         try:
             yield from self._lists()

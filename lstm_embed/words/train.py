@@ -16,7 +16,7 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.corpus.vocabulary import FIRST_ID
+from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED
 from lstm_embed.stages.runner import run_stage
 from lstm_embed.stages.stage import FolderStage, Made
 from lstm_embed.words import scores
@@ -30,11 +30,10 @@ from lstm_embed.words.gensim_model import (
     set_arrays,
     start_from_earlier,
 )
-from lstm_embed.words.sampled_loss import NUM_SENTENCES, sampled_loss
 from lstm_embed.words.sentences import STAGE, Sentences
 
 _LEAST_COVERAGE = 0.5
-"""Share of the running text with imported vectors below which a warning is due."""
+"""Share of the pieces, or of the running text, with imported vectors below which a warning is due."""
 
 
 def train_word_vectors(config: WordVectorsConfig, report: Reporter = SILENT) -> Summary:
@@ -56,11 +55,15 @@ class WordVectorsStage(FolderStage[WordVectorsConfig]):
     name, kind, row_name = STAGE, KIND, "pieces"
 
     def open(self) -> None:
-        """Look at the token set."""
+        """Look at the token set, and at what is imported or continued: hashed once, being large."""
         self.tokens = TokenSet.open(self.config.tokens)
+        self._settings = self._deciding()
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the content, with fingerprints in place of paths."""
+        return self._settings
+
+    def _deciding(self) -> dict[str, Any]:
         config = self.config
         if config.import_from:
             return {
@@ -94,26 +97,28 @@ class WordVectorsStage(FolderStage[WordVectorsConfig]):
         if not self.config.keep_state:
             storage.remove(storage.join(self.output, STATE))
         content = {
-            "settings": self.settings(),
+            "settings": self._settings,
             "pieces": len(self.tokens.vocabulary) - FIRST_ID,
             "dimension": vectors.shape[1],
             "wordsim353": facts["wordsim353"]["spearman"],
         }
         if self.config.import_from:
-            content["coverage"] = facts["imported"]["coverage_tokens"]
-            if content["coverage"] < _LEAST_COVERAGE:
+            text, pieces = facts["imported"]["coverage_tokens"], facts["imported"]["coverage_pieces"]
+            content |= {"coverage": text, "coverage_pieces": pieces}
+            if min(text, pieces) < _LEAST_COVERAGE:
                 report.note(
-                    f"warning: {self.config.import_from} covers {100 * content['coverage']:.1f} % of the running text; the "
-                    "rest counts by its spelling alone. Prepare the text with --whole-word-count (5, say), so that its words "
-                    "are whole."
+                    f"warning: {self.config.import_from} covers {100 * text:.1f} % of the running text and "
+                    f"{100 * pieces:.1f} % of the vocabulary's pieces; the rest counts by its spelling alone. Prepare the text "
+                    "with --whole-word-count (5, say), so that its words are whole."
                 )
-        return Made(content=content, decided_by=[self.settings(), digest])
+        return Made(content=content, decided_by=[self._settings, digest])
 
     def facts(self, content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the number of pieces, and how good their vectors are."""
         facts = {"dimension": content["dimension"], "wordsim353": content["wordsim353"]}
-        if "coverage" in content:
-            facts["running_text_with_vectors"] = f"{100 * content['coverage']:.1f} %"
+        for name, key in (("running_text_with_vectors", "coverage"), ("pieces_with_vectors", "coverage_pieces")):
+            if key in content:
+                facts[name] = f"{100 * content[key]:.1f} %"
         return content["pieces"], facts
 
 
@@ -138,14 +143,14 @@ class _Import:
     def run(self) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         """Return the aligned vectors and the report."""
         imported, counts = self.imported, self.vocabulary.counts[FIRST_ID:]
-        present = imported.vectors[FIRST_ID:].any(axis=1)
+        present: Any = imported.vectors[FIRST_ID:].any(axis=1)
         facts = {
             "exact": imported.exact,
             "normalized": imported.normalized,
             "composed": imported.composed,
             "from_pieces": imported.from_pieces,
             "malformed": imported.malformed,
-            "coverage_pieces": float(present.mean()),
+            "coverage_pieces": float(present[FIRST_LEARNED - FIRST_ID :].mean()),
             "coverage_tokens": float(counts[present].sum() / max(counts.sum(), 1)),
         }
         return imported.vectors, {"imported": facts}
@@ -156,7 +161,7 @@ class _Training:
 
     def __init__(self, config: WordVectorsConfig, tokens: TokenSet, output: str, report: Reporter) -> None:
         self.config, self.tokens, self.output, self.report = config, tokens, output, report
-        state = State.load(output)
+        state = State.load(output, len(tokens.vocabulary) - FIRST_ID, config.dimension)
         with quiet_gensim():
             self.model, self.loss = new_model(config, tokens.vocabulary)
             if state:
@@ -165,8 +170,6 @@ class _Training:
                 start_from_earlier(self.model, config, tokens.vocabulary)
         self.epochs: list[dict[str, Any]] = list(state.facts["epochs"]) if state else []
         self.sentences = Sentences(tokens, config.max_sentences)
-        # Read before any epoch: later on, the sentences report to the console.
-        self.sample = self.sentences.first(NUM_SENTENCES) if config.algorithm == "fasttext" else []
 
     def run(self) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         """Train the epochs that are missing, saving the state after each; return the aligned vectors and the report."""
@@ -207,10 +210,9 @@ class _Training:
         if not trained:
             raise InputError(f"{config.tokens} has no sentence of two pieces or more; there is nothing to train on")
         seconds = time.monotonic() - begin
-        loss = self.loss.total / trained if self.loss.total else None
         return {
             "epoch": epoch + 1,
-            "loss": sampled_loss(model, self.sample, config) if self.sample else loss,
+            "loss": self.loss.total / trained if self.loss.total else None,
             "words": read,
             "trained_words": trained,
             "seconds": round(seconds, 2),
