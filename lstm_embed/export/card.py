@@ -1,26 +1,16 @@
-"""The model card: what a model is, what it was made of, what it scores and beside what, and how it is used."""
+"""The model card: what a model is, what it was made of, what it scores, and how it is used."""
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lstm_embed.base.text import printable
 from lstm_embed.model.config import EMBEDDINGS, ModelConfig
 from lstm_embed.model.folder import LoadedModel
-
-_PUBLISHED = (
-    ("BERT base, mean of the last states", "pretrained", 47.3, 58.2, 52.6),
-    ("GloVe 840B, mean of word vectors", "840 billion tokens", 58.0, 53.8, 61.3),
-    ("BERT-whitening", "pretrained", 68.2, 63.7, 66.3),
-    ("IS-BERT, unsupervised", "pretrained", 69.2, 64.3, 66.6),
-    ("Universal Sentence Encoder", "supervised in part", 74.9, 76.7, 71.2),
-    ("CT-BERT, unsupervised", "pretrained", 74.3, 69.2, 72.1),
-    ("SimCSE BERT base, unsupervised", "pretrained", 76.9, 72.2, 76.3),
-)
-"""Spearman x100 on the test sets of STS-B and SICK-R and the mean of both and STS12-16, as collected in
-github.com/Doragd/Awesome-Sentence-Embedding."""
 
 _SENTENCE_TRANSFORMERS = """
 ```python
@@ -87,6 +77,7 @@ _LIMITS = """## Limits
 - It knows the languages and the topics of its corpus. A text without a word or number gets the zero vector.
 - Sentences of the same words get similar vectors: their order, and a negation, count little.
 - What is biased in the corpus is biased in the vectors.
+- Most models that build on pretrained ones score higher on English benchmarks.
 - The licence of the corpus may bind the model; it is not known to this card."""
 _GUARD = """## Guard the vectors like the text
 
@@ -121,7 +112,6 @@ def model_card(
         "## What the model is\n\n" + _facts(model),
         "## Training data\n\n" + _data(model),
         "## Scores\n\n" + (_scores(scores) if scores else "None were given when this card was written."),
-        _published(),
         _LIMITS,
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -216,16 +206,6 @@ def _scores(scores: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _published() -> str:
-    rows = [(name, data, f"{stsb:.1f}", f"{sick:.1f}", f"{mean:.1f}") for name, data, stsb, sick, mean in _PUBLISHED]
-    return (
-        "## Published scores of others\n\nSpearman x100 of cosines, so that nobody is misled: most models that build on "
-        "pretrained ones score higher on English benchmarks. Compare figures of the same sets only.\n\n"
-        + _table(("model", "made of", "STS-B test", "SICK-R test", "mean with STS12-16"), rows)
-        + "\n\nAs collected in [Awesome-Sentence-Embedding](https://github.com/Doragd/Awesome-Sentence-Embedding)."
-    )
-
-
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
 
@@ -236,5 +216,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text without what would end a cell of a table."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Return text from data as one line that is neither markup nor the end of a table's cell."""
+    return html.escape(printable(text), quote=False).replace("|", "\\|")
