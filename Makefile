@@ -25,8 +25,9 @@ demo: $(VENV)/.installed
 clean-demo:
 	rm -rf demo-output
 
+# Two files at a time; a test that fails is tried again, since a busy machine may be too slow for Ray.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --reruns 2
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
