@@ -77,7 +77,10 @@ def _verb(words: Sequence[str]) -> str:
     if words and words[0] in ("-h", "--help"):
         print(usage)
         raise SystemExit(0)
-    fail(f"{words[0]!r} is no verb; expected one of {', '.join(names)}" if words else usage)
+    if not words:
+        print(usage, file=sys.stderr)
+        raise SystemExit(2)
+    fail(f"{words[0]!r} is no verb; expected one of {', '.join(names)}")
 
 
 def _description(function: Any) -> str:
@@ -173,7 +176,7 @@ def _one_line(message: str) -> str:
     text = re.sub(r"[─━│┃╭╮╰╯┌┐└┘]+", " ", text)
     text = re.sub(r"\s+", " ", text).strip()
     text = re.sub(r"^Value error Error parsing \w+: ", "", text)
-    return re.sub(r"\s*For full helptext.*$", "", text)
+    return re.sub(r"\s*(Argument helptext|For full helptext).*$", "", text)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.ledger import Ledger, Work, fingerprint, seal
 from lstm_embed.ledger.sealed import read_manifest
@@ -43,6 +44,7 @@ def open_books(stage: UnitStage[Any]) -> tuple[Ledger, Work]:
     Raises:
         FileNotFoundError, InputError: as of `run_stage`.
     """
+    _check_output(stage.output)
     stage.open()
     ledger = Ledger(
         stage.output,
@@ -52,6 +54,12 @@ def open_books(stage: UnitStage[Any]) -> tuple[Ledger, Work]:
         suffix=stage.suffix,
     )
     return ledger, stage.compare(ledger)
+
+
+def _check_output(path: str) -> None:
+    """Refuse an output that is a file."""
+    if storage.exists(path) and not storage.is_dir(path):
+        raise InputError(f"{path} is a file; expected a new or empty folder, or one that this job wrote (--output)")
 
 
 def _run_units(stage: UnitStage[Any], report: Reporter) -> Summary:
@@ -155,6 +163,7 @@ def _in_wandb(stage: UnitStage[Any], report: Reporter) -> Iterator[Reporter]:
 
 def _run_folder(stage: FolderStage[Any], report: Reporter) -> Summary:
     started = time.monotonic()
+    _check_output(stage.output)
     stage.open()
     settings = stage.settings()
     manifest = finished(stage.output, kind=stage.kind, settings=settings, advice=stage.advice)
