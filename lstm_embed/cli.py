@@ -116,6 +116,8 @@ def parse(
             arguments = [*_file_flags(arguments[at + 1]), *arguments[:at], *arguments[at + 2 :]]
     except (OSError, ValueError) as error:
         fail(f"--config: {error}")
+    except RecursionError:
+        fail("--config: the file is nested too deeply; expected flags by their names")
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -147,7 +149,7 @@ def _file_flags(path: str) -> list[str]:
     if path.endswith(".toml"):
         try:
             values: dict[str, Any] = tomllib.loads(data.decode())
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise InputError(f"{path} is no TOML: {error}") from None
     else:
         values = parse_json(data, dict[str, Any], path)
@@ -167,7 +169,7 @@ def _flags(values: dict[str, Any], prefix: str) -> Iterator[str]:
         elif isinstance(value, list):
             yield from (f"--{flag}", *map(str, value))
         elif value is not None:
-            yield from (f"--{flag}", str(value))
+            yield f"--{flag}={value}"
 
 
 def _one_line(message: str) -> str:

@@ -596,3 +596,4 @@ def test_any_number_of_workers_gives_the_same_bytes_and_the_stages_stay_apart(
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(config: EmbedConfig, ray_cluster: None) -> None:
     with pytest.raises(InputError, match=r"4 workers need a CPU each, and reading 0\.5 CPU; the cluster has 4 CPUs"):
         embed(change(config, num_workers="4"))
+    assert not Path(config.output).exists()

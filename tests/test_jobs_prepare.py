@@ -108,7 +108,7 @@ def test_mistakes_are_one_line_each(tmp_path: Path) -> None:
         ("zero.jsonl", (), 2, "is empty (0 bytes)"),
         ("bad", (), 2, "10 not JSON"),
         ("bad", ("--language", "english"), 2, "--language"),
-        ("bad", ("--split", "no.such"), 2, "--split is 'no.such'"),
+        ("bad", ("--split", "no.such"), 2, "--split"),
         ("bad", ("--vocabulary", "no.parquet"), 2, "no.parquet"),
         ("bad", ("--num-pieces", "300"), 2, "num_pieces is 300; expected 512 to 10,000,000 (--num-pieces)"),
         ("bad", ("--whole-word-count", "-1"), 2, "whole_word_count is -1"),

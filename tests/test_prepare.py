@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from stages_help import units_here, without_ray
 from synthetic import vocabulary_of
 
 from lstm_embed.base import storage
-from lstm_embed.base.errors import FingerprintMismatch, InputError, LstmEmbedError, TooMuchRejected
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.base.progress import Summary
 from lstm_embed.corpus import counts, prepare, repeats, sentences, tasks
 from lstm_embed.corpus.config import PrepareConfig, TextConfig
@@ -246,17 +245,6 @@ def test_words_that_are_frequent_enough_stay_whole(tmp_path: Path) -> None:
     assert run(tmp_path, whole_word_count=least).already_done
     with pytest.raises(FingerprintMismatch, match=rf"is frozen: whole_word_count was {least} and is now 0"):
         run(tmp_path)
-
-
-@pytest.mark.usefixtures("here")
-def test_a_finished_job_run_again_writes_nothing(tmp_path: Path) -> None:
-    fill(tmp_path / "in")
-    assert not run(tmp_path).already_done
-    before = {file.path: file for file in storage.list_files(f"{tmp_path}/out")}
-    again = run(tmp_path)
-    assert again.already_done
-    assert again.rows == tokens_of(tmp_path).num_rows
-    assert {file.path: file for file in storage.list_files(f"{tmp_path}/out")} == before
 
 
 @pytest.mark.usefixtures("here")
@@ -560,18 +548,6 @@ def test_bad_lines_are_quarantined_counted_and_their_text_is_kept_out(tmp_path: 
 
 
 @pytest.mark.usefixtures("here")
-def test_too_much_that_is_bad_fails_with_its_counts_and_can_be_allowed(tmp_path: Path) -> None:
-    bad_input(tmp_path / "in", 9)
-    with pytest.raises(
-        TooMuchRejected, match=r"9 of 109 records were rejected \(3 invalid UTF-8, 3 no text, 3 not JSON\)"
-    ):
-        run(tmp_path)
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    run(tmp_path, max_bad_fraction=0.1)
-    assert len(by_article(rows_of(tmp_path))) == 100
-
-
-@pytest.mark.usefixtures("here")
 def test_input_of_which_nothing_can_be_used_says_so_before_anything_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -616,26 +592,11 @@ def test_input_without_words_is_an_error_at_the_end_too(tmp_path: Path, line: by
 
 
 @pytest.mark.usefixtures("here")
-def test_rows_can_be_sentences_and_the_splitter_the_users(tmp_path: Path) -> None:
+def test_rows_can_be_sentences(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path, split="none")
     texts = source(tmp_path)
     assert by_article(rows_of(tmp_path)) == {id_: [text.strip()] for id_, text in texts.items()}
-    run(tmp_path, split=f"{__name__}.at_exclamations", output=f"{tmp_path}/mine/out")
-    found = by_article(rows_of(tmp_path / "mine"))
-    assert {text for texts in found.values() for text in texts if "!" in text} == set()
-    with pytest.raises(LstmEmbedError, match=r"failed on the article with id '\d+': ZeroDivisionError:"):
-        run(tmp_path, split=f"{__name__}.failing", output=f"{tmp_path}/failing", input=(f"{tmp_path}/in/AA/wiki_00",))
-    with pytest.raises(ValueError, match=r"--split is 'no.such'"):
-        run(tmp_path, split="no.such")
-
-
-def at_exclamations(whole: str) -> list[tuple[int, int]]:
-    return [match.span() for match in re.finditer("[^!]+", whole)]
-
-
-def failing(whole: str) -> list[tuple[int, int]]:
-    return [(0, 1 // 0)]
 
 
 @pytest.mark.usefixtures("here")

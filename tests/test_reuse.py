@@ -15,7 +15,6 @@ from embedding_help import (
     embed_here,
     make_articles,
     matrix,
-    part_bytes,
     read_rows,
     save_model,
     write_articles,
@@ -138,6 +137,9 @@ def test_from_another_folder_the_parts_are_those_of_a_rebuild(
     assert num_encoded(summary) < 60 < summary.facts["reused"]
     assert notes.notes == [f"vectors of unchanged articles are copied from {config.output}"]
     manifests = [storage.read_json(f"{path}/manifest.json") for path in (new.output, tmp_path / "rebuilt")]
+    for manifest in manifests:
+        for part in manifest["parts"]:
+            del part["bytes"]  # of vectors that may differ in their last bits
     assert manifests[0] == manifests[1]
 
 
@@ -146,7 +148,7 @@ def test_an_object_store_lends_its_vectors_too(config: EmbedConfig, tmp_path: Pa
     embed_here(old)
     summary = embed_here(change(config, output=f"{s3}/new", reuse=f"{s3}/old"))
     assert num_encoded(summary) == 0
-    assert part_bytes(f"{s3}/new") == part_bytes(f"{s3}/old")
+    assert_same_parts(f"{s3}/new", f"{s3}/old")
     assert not storage.list_files(f"{s3}/new/staging")
 
 
@@ -260,7 +262,7 @@ def test_a_job_that_dies_copies_the_same_vectors_when_it_is_run_again(
         except Died:
             deaths += 1
     assert deaths
-    assert part_bytes(died.output) == part_bytes(straight.output)
+    assert_same_parts(died.output, straight.output)
     assert num_encoded(summary) < summary.rows
     assert not [name for name in all_files(died.output) if "staging" in name or ".tmp" in name]
 

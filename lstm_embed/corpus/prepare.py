@@ -119,7 +119,7 @@ class PrepareStage(UnitStage[PrepareConfig]):
             InputError: also if nothing of a sample of the input can be used.
         """
         unbound = ledger.store
-        self._staging = PartStore(storage.join(self.output, "staging"), unbound.fingerprint)
+        self._staging = PartStore(self.staging_dir, unbound.fingerprint)
         if self._vocabulary is not None:
             ledger.bind({"vocabulary": self._vocabulary.fingerprint})
         work = super().compare(ledger)
@@ -141,7 +141,6 @@ class PrepareStage(UnitStage[PrepareConfig]):
         self._write_vocabulary()
         job.look_again()
         new = job.units(self._final_task(job.ledger.store))
-        storage.remove_dir(self._staging.output)
         self._check_usable({**job.work.records, **new})
         return new
 

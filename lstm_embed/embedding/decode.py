@@ -151,6 +151,10 @@ class DecodeStage(UnitStage[DecodeConfig]):
         """Return what the actors and one reader need."""
         return pool_needs(self.config.num_workers, gpu=False, output=self.output, model=self.model)
 
+    def begin(self, report: Reporter) -> None:
+        """Find out how many actors fit on the cluster."""
+        self._workers = find_workers(self.config.num_workers, gpu=False, report=report)
+
     def make(self, job: Job) -> Records:
         """Decode each part in a pool of actors."""
         actor = functools.partial(
@@ -163,8 +167,7 @@ class DecodeStage(UnitStage[DecodeConfig]):
             store=job.ledger.store,
             erased=Erased.load(self.output),
         )
-        workers = find_workers(self.config.num_workers, gpu=False, report=job.report)
-        return job.chunks(CutPart(job.ledger.store, self.config.part_rows), actor, workers=workers, gpu=False)
+        return job.chunks(CutPart(job.ledger.store, self.config.part_rows), actor, workers=self._workers, gpu=False)
 
     def manifest(self) -> dict[str, Any]:
         """Return the model's fingerprint."""

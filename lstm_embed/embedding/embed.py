@@ -196,22 +196,24 @@ class EmbedStage(UnitStage[EmbedConfig]):
         """Return what the actors and one reader need."""
         return pool_needs(self.config.num_workers, gpu=self.config.gpu, output=self.output, model=self.model)
 
+    def begin(self, report: Reporter) -> None:
+        """Find out how many actors fit on the cluster."""
+        self._workers = find_workers(self.config.num_workers, gpu=self.config.gpu, report=report)
+        if self.earlier:
+            report.note(self.earlier.message)
+
     def make(self, job: Job) -> Records:
         """Read units in tasks and embed their chunks in a pool of actors; what was embedded before is copied."""
-        workers = find_workers(self.config.num_workers, gpu=self.config.gpu, report=job.report)
         if self.earlier:
-            job.report.note(self.earlier.message)
             self.earlier.inherit_erased(self.output)
-        staging = storage.join(self.output, "staging")
-        reuse = self._reuse(job, staging)
+        reuse = self._reuse(job)
         read, actor = self._reader(job.ledger.store), self._actor(job.ledger.store, reuse)
-        new = job.chunks(read, actor, workers=workers, gpu=self.config.gpu)
+        new = job.chunks(read, actor, workers=self._workers, gpu=self.config.gpu)
         reused = job.counts.get(REUSED, 0)
         self._counts = {"encoded": job.rows - reused, "reused": reused}
-        storage.remove_dir(staging)
         return new
 
-    def _reuse(self, job: Job, staging: str) -> Reuse | None:
+    def _reuse(self, job: Job) -> Reuse | None:
         """Index the earlier vectors there are, in this folder and the one given to reuse."""
         if not job.work.pending:
             return None
@@ -220,7 +222,7 @@ class EmbedStage(UnitStage[EmbedConfig]):
             sources += self.earlier.parts
         if not sources:
             return None
-        folder = storage.join(staging, "reuse")
+        folder = storage.join(self.staging_dir, "reuse")
         return build_index(folder, sources, article_rows=self.config.level == "article", report=job.report)
 
     def _reader(self, store: PartStore) -> ReadUnit:

@@ -96,11 +96,10 @@ class GroupStage(UnitStage[GroupConfig]):
         """Find the centres, assign every row, and say what is typical of each group."""
         if self._unnamed:
             job.report.note(f"the groups will have no words: {self._unnamed}")
-        staging = storage.join(self.output, "staging")
         task = AssignTask(
             centres_path=storage.join(self.output, "centres.parquet"),
             store=job.ledger.store,
-            nearest=PartStore(storage.join(staging, "nearest"), job.ledger.store.fingerprint),
+            nearest=PartStore(storage.join(self.staging_dir, "nearest"), job.ledger.store.fingerprint),
             num_nearest=self.config.nearest,
         )
         if not storage.exists(task.centres_path):
@@ -108,7 +107,6 @@ class GroupStage(UnitStage[GroupConfig]):
         new = job.units(task, name="assign groups")
         records = {**job.work.records, **new}
         self._describe([record for unit in job.work.units for record in records[unit.number]], task)
-        storage.remove_dir(staging)
         return new
 
     def manifest(self) -> dict[str, Any]:

@@ -75,13 +75,15 @@ def _run_units(stage: UnitStage[Any], report: Reporter) -> Summary:
         Observer(report, stage.output, stage.output) as observed,
         ray_session(_needs(stage, work), observed),
         _in_wandb(stage, observed) as watched,
-        ledger.writing(work) as owner,
     ):
-        job = Job(stage, ledger, ledger.remaining(work), watched)
-        records = stage.make(job)
-        owner.check()
-        bad = getattr(stage.config, "max_bad_fraction", 1.0)
-        ledger.finish(job.work, records, max_bad_fraction=bad, extra=stage.manifest())
+        stage.begin(watched)
+        with ledger.writing(work) as owner:
+            job = Job(stage, ledger, ledger.remaining(work), watched)
+            records = stage.make(job)
+            owner.check()
+            storage.remove_dir(stage.staging_dir)
+            bad = getattr(stage.config, "max_bad_fraction", 1.0)
+            ledger.finish(job.work, records, max_bad_fraction=bad, extra=stage.manifest())
     return _summary(stage, time.monotonic() - started)
 
 

@@ -53,6 +53,8 @@ class Stage(ABC, Generic[Config]):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.output = storage.resolve(config.output)
+        self.staging_dir = storage.join(self.output, "staging")
+        """Folder for what is needed only until the parts are there; the runner removes it."""
 
     @abstractmethod
     def open(self) -> None:
@@ -62,6 +64,9 @@ class Stage(ABC, Generic[Config]):
             FileNotFoundError: if something is not there.
             InputError: if it is not of use, or does not fit together.
         """
+
+    def begin(self, report: Reporter) -> None:
+        """Do what may still find that the work cannot be done, before anything is written. Ray runs if it is needed."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -202,9 +207,6 @@ class FolderStage(Stage[Config]):
     def made_by(self) -> dict[str, str]:
         """Return where and with what the folder is made, as it is written beside it."""
         return provenance()
-
-    def begin(self, report: Reporter) -> None:
-        """Do what may still find the input of no use, before anything is written."""
 
     @abstractmethod
     def make(self, report: Reporter) -> Made:

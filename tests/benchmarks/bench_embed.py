@@ -27,12 +27,11 @@ from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "jobs"))
 
 import numpy as np
 import pyarrow as pa
 from embedding_help import TOKENIZER, VOCABULARY, make_articles, write_articles
-from launch import ray_session
+from stages_help import without_ray
 
 from lstm_embed.base import storage
 from lstm_embed.corpus.input import find_files
@@ -44,6 +43,7 @@ from lstm_embed.ledger import PartRecord
 from lstm_embed.model.config import default
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.sentence_model import SentenceModel
+from lstm_embed.stages.session import ray_session
 from lstm_embed.stages.units import run_chunks
 
 MEGABYTE = 1 << 20
@@ -77,7 +77,7 @@ def run_job(config: EmbedConfig) -> dict[str, float]:
     with (
         ray_session(),
         mock.patch("lstm_embed.embedding.embed.EmbedChunk", TimedChunk),
-        mock.patch("lstm_embed.embedding.embed.run_chunks", watched),
+        mock.patch("lstm_embed.stages.units.run_chunks", watched),
     ):
         embed(config)
     seen.sort(key=lambda entry: entry[1][0])
@@ -107,8 +107,7 @@ def batches(config: EmbedConfig) -> Iterator[pa.ListArray]:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("lstm_embed.embedding.embed.run_chunks", caught),
-        mock.patch("lstm_embed.embedding.embed.EmbedJob._workers", return_value=(1, 1)),
+        without_ray(run_chunks=caught),
     ):
         try:
             embed(dataclasses.replace(config, output=folder))

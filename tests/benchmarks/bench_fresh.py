@@ -25,11 +25,9 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 
 import numpy as np
 from embedding_help import make_articles, save_model, write_articles
-from launch import ray_session
 
 from lstm_embed.base import storage
 from lstm_embed.corpus.input import find_files
@@ -37,6 +35,7 @@ from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.embed import embed
 from lstm_embed.embedding.erase import erase
 from lstm_embed.embedding.vectors import Embeddings
+from lstm_embed.stages.session import ray_session
 
 CHANGED, DELETED, ERASED = 0.03, 10, 10
 MOST_ENCODED = 0.04

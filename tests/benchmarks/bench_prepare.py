@@ -36,9 +36,9 @@ from lstm_embed.corpus import token_set
 from lstm_embed.corpus.articles import read_articles
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.corpus.input import find_files
-from lstm_embed.corpus.prepare import PrepareJob
+from lstm_embed.corpus.prepare import prepare
 from lstm_embed.corpus.readers.article import Article
-from lstm_embed.corpus.tasks import PARQUET, lengths_of, read_parts, with_holdout, with_ids
+from lstm_embed.corpus.tasks import PARQUET, cut_off, read_parts, recounted, with_ids
 from lstm_embed.corpus.text import split_sentences, tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.dump.articles import Article as DumpArticle
@@ -267,9 +267,9 @@ def bare_rates(config: PrepareConfig, vocabulary: Vocabulary, rounds: int) -> Ra
                 clock, processor = time.monotonic(), time.process_time()
             for _, chunk, _ in read_parts(unit, config):
                 tokens = chunk.table["tokens"].combine_chunks()
-                lengths = lengths_of(tokens)
-                with_holdout(chunk.stats, chunk.table["article"], lengths, config.holdout_every)
-                table = with_ids(chunk.table, vocabulary.ids(tokens.flatten()), lengths, config.text)
+                lists, _ = cut_off(vocabulary.id_lists(tokens), config.max_tokens)
+                table = with_ids(chunk.table, lists, config.text)
+                recounted(chunk.stats, table, config.holdout_every)
                 encode_table(table, compression="zstd", write_page_checksum=True, **PARQUET)
         done = sum(unit.size for unit in units[1:]) / 1e6
         clock, processor = time.monotonic() - clock, time.process_time() - processor
@@ -291,14 +291,11 @@ def on_ray(config: PrepareConfig, workers: int, stage: str) -> Rates:
         object_store_memory=80 << 20,
     )
     try:
-        for name in ("ray.data", "ray.train"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         report = Steady(stage)
-        job = PrepareJob(config)
-        job.run(job.compare(), report)
+        prepare(config, report)
         return report.rates()
     finally:
         ray.shutdown()

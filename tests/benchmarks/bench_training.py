@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_embed.model.config import ModelConfig
+from lstm_embed.stages.session import ray_session
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.run import RunFolder
 
@@ -182,20 +183,13 @@ def measure(arguments: argparse.Namespace) -> None:
     names: dict[str, list[Figures]] = {}
     with contextlib.ExitStack() as stack:
         if any(run is on_ray for run, _ in variants(arguments, "-").values()):
-            _start_ray(stack)
+            stack.enter_context(ray_session())
         for _ in range(arguments.repeat):
             for name in variants(arguments, "-"):
                 with tempfile.TemporaryDirectory() as folder:
                     run, config = variants(arguments, folder)[name]
                     names.setdefault(name, []).append(run(config))
     _print(names)
-
-
-def _start_ray(stack: contextlib.ExitStack) -> None:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
-    from launch import ray_session
-
-    stack.enter_context(ray_session())
 
 
 def _print(names: dict[str, list[Figures]]) -> None:
