@@ -148,24 +148,20 @@ def write_config(path: Path, values: dict[str, Any]) -> str:
     return str(path)
 
 
-def parsed(verb: str, *arguments: str) -> Any:
-    return cli.parse(get_type_hints(verbs.VERBS[verb])["config"], arguments, "x", "", verb)
-
-
 @pytest.mark.parametrize("name", ["flags.json", "flags.toml"])
 def test_a_config_file_gives_the_same_settings_as_flags_which_win_over_it(tmp_path: Path, name: str) -> None:
     values = {"input": ["a", "b"], "output": "wrong", "num_pieces": 900, "text": False, "id_column": "-id"}
     path = write_config(tmp_path / name, values)
     flags = ["--input", "a", "b", "--output", "o", "--num-pieces", "900", "--no-text", "--id-column=-id"]
-    assert parsed("prepare", "--config", path, "--output", "o") == parsed("prepare", *flags)
+    assert cli.config_of("prepare", ["--config", path, "--output", "o"]) == cli.config_of("prepare", flags)
 
 
 def test_what_a_job_wrote_of_its_settings_is_a_config_file(tmp_path: Path) -> None:
-    config = parsed(
-        "train", *["--tokens", "t", "--vectors", "v", "--storage", "s", "--run-name", "r", "--model.hidden-size", "64"]
-    )
+    values = {"tokens": "t", "vectors": "v", "storage": "s", "run_name": "r", "model": {"hidden_size": 64}}
+    config = cli.config_of("train", ["--config", write_config(tmp_path / "flags.json", values)])
+    assert config.model.hidden_size == 64
     path = write_config(tmp_path / "job.json", {"settings": {}, "config": config.to_dict()})
-    assert parsed("train", "--config", path) == config
+    assert cli.config_of("train", ["--config", path]) == config
 
 
 @pytest.mark.parametrize(

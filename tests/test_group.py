@@ -25,9 +25,7 @@ from stages_help import units_here, without_ray
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
-from lstm_embed.embedding import duplicates as duplicates_module
 from lstm_embed.embedding.config import EmbedConfig, GroupConfig
-from lstm_embed.embedding.duplicates import list_near_duplicates
 from lstm_embed.embedding.group import GroupStage, assign, draw_rows, fit, group, read_centres
 from lstm_embed.embedding.vectors import KIND, Embeddings, VectorFormat, unit_rows, write_vectors
 from lstm_embed.ledger import PartRecord, PartStore, Unit
@@ -143,7 +141,7 @@ def test_the_same_seed_gives_the_same_bytes_and_a_finished_job_writes_nothing(
 
 
 def test_a_job_that_dies_is_continued(config: GroupConfig, here: None, tmp_path: Path) -> None:
-    whole = change(config, output=str(tmp_path / "whole"), near_duplicates=0.9)
+    whole = change(config, output=str(tmp_path / "whole"))
     group(whole)
 
     def dying(units: Sequence[Unit], function: Any, **more: Any) -> Iterator[list[PartRecord]]:
@@ -179,8 +177,6 @@ def test_too_few_vectors_are_refused(config: GroupConfig, here: None, tmp_path: 
         fit(Embeddings(config.embeddings), change(config, clusters=180))
     with pytest.raises(ValueError, match="--clusters"):
         change(config, clusters=1)
-    with pytest.raises(ValueError, match="--near-duplicates"):
-        change(config, near_duplicates=1.5)
 
 
 def test_rows_are_drawn_once_a_round_and_mixed(config: GroupConfig) -> None:
@@ -197,67 +193,6 @@ def test_rows_are_drawn_once_a_round_and_mixed(config: GroupConfig) -> None:
     assert all(len(batch) == 50 for batch in first_round[:-1])
 
 
-@pytest.mark.parametrize("threshold", [0.8, 0.97, 1.0])
-def test_near_duplicates_are_all_pairs_of_a_group_above_the_threshold(
-    tmp_path: Path, threshold: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(duplicates_module, "_BLOCK_ROWS", 7)
-    monkeypatch.setattr(duplicates_module, "_BATCH_ROWS", 11)
-    embeddings, topics = write_topics(tmp_path / "in")
-    parts, names, vectors, groups = [], [], [], []
-    for number, (path, topic) in enumerate(zip(embeddings.part_paths, topics, strict=True)):
-        groups_path = str(tmp_path / f"{number}.parquet")
-        pq.write_table(pa.table({"cluster": pa.array(topic, pa.int32())}), groups_path)
-        parts.append((path, groups_path))
-        table = pq.read_table(path)
-        names += table["article_id"].to_pylist()
-        vectors.append(unit_rows(np.stack(table["embedding"].to_numpy())))
-        groups += topic
-    unit = np.concatenate(vectors)
-    cosine = unit @ unit.T
-    wanted = {
-        (names[a], names[b])
-        for a in range(len(unit))
-        for b in range(a + 1, len(unit))
-        if groups[a] == groups[b] >= 0 and cosine[a, b] >= threshold
-    }
-    found = list_near_duplicates(
-        parts, str(tmp_path / "pairs"), threshold=threshold, max_pairs=10**6, columns=("article_id", "text")
-    )
-    rows = read_pairs(tmp_path / "pairs")
-    sure = {(row["a_article_id"], row["b_article_id"]) for row in rows if abs(row["cosine"] - threshold) > 1e-5}
-    assert sure <= wanted
-    assert len(rows) == found.pairs
-    assert abs(len(rows) - len(wanted)) <= len(rows) - len(sure)
-    assert not found.cut_off
-    limited = list_near_duplicates(
-        parts, str(tmp_path / "few"), threshold=threshold, max_pairs=5, columns=("article_id",)
-    )
-    assert limited.pairs == min(5, found.pairs) == len(read_pairs(tmp_path / "few"))
-    assert limited.cut_off == (found.pairs > 5)
-
-
-def read_pairs(folder: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted(folder.glob("*")) for row in pq.read_table(path).to_pylist()]
-
-
-def test_of_equal_vectors_the_first_is_paired_with_the_others(tmp_path: Path) -> None:
-    store = PartStore(str(tmp_path / "in"), "f")
-    made = VectorFormat(
-        level="sentence", dtype="float32", normalize=False, text=False, empty="zero", row_group_rows=16, columns=()
-    )
-    vectors = np.tile(np.array([[1.0, 0, 0]], np.float32), (5, 1))
-    record = store.record(0, 0, last=True, rows=5, input_digest="")
-    write_vectors(store, record, pa.table({"article_id": list("abcde")}), vectors, made, {})
-    pq.write_table(pa.table({"cluster": pa.array([3] * 5, pa.int32())}), tmp_path / "g.parquet")
-    parts = [(store.path(0, 0), str(tmp_path / "g.parquet"))]
-    found = list_near_duplicates(parts, str(tmp_path / "p"), threshold=0.9, max_pairs=99, columns=("article_id",))
-    assert found.pairs == 4
-    assert {(row["a_article_id"], row["b_article_id"]) for row in read_pairs(tmp_path / "p")} == {
-        ("a", x) for x in "bcde"
-    }
-
-
 @pytest.mark.parametrize("settings", [{}, {"level": "article"}, {"text": False, "dtype": "float16"}])
 def test_what_embed_writes_can_be_grouped(settings: dict[str, Any], here: None, tmp_path: Path) -> None:
     embeddings = EmbedConfig(
@@ -267,9 +202,7 @@ def test_what_embed_writes_can_be_grouped(settings: dict[str, Any], here: None, 
         unit_bytes=5000,
     )
     embed_here(change(embeddings, **settings))
-    config = GroupConfig(
-        embeddings=embeddings.output, output=str(tmp_path / "out"), clusters=3, near_duplicates=0.99, fit_rows=500
-    )
+    config = GroupConfig(embeddings=embeddings.output, output=str(tmp_path / "out"), clusters=3, fit_rows=500)
     summary = group(config)
     lines = clusters_of(config.output)
     assert sum(line["size"] for line in lines) + summary.facts["without group (no word)"] == summary.rows

@@ -26,7 +26,7 @@ from synthetic import vocabulary_of
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.base.progress import Summary
-from lstm_embed.corpus import counts, prepare, repeats, sentences, tasks
+from lstm_embed.corpus import counts, prepare, sentences, tasks
 from lstm_embed.corpus.config import PrepareConfig, TextConfig
 from lstm_embed.corpus.readers.article import make_article
 from lstm_embed.corpus.sentences import UnitReader, part_chunks
@@ -78,7 +78,6 @@ def backwards(units: Sequence[Unit], function: UnitFunction, **_: Any) -> Iterat
 def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Work without Ray, without waiting for the disk, and with few partitions of few words."""
     monkeypatch.setattr(counts, "NUM_PARTITIONS", 3)
-    monkeypatch.setattr(repeats, "NUM_PARTITIONS", 4)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     with without_ray(run_units=backwards):
         yield
@@ -299,15 +298,14 @@ def die_at(patch: pytest.MonkeyPatch, step: int) -> list[str]:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("flag", [False, True])
-def test_killed_at_any_step_the_same_command_ends_with_the_same_bytes(tmp_path: Path, flag: bool) -> None:
+def test_killed_at_any_step_the_same_command_ends_with_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name, first in (("a", 0), ("b", 5)):
         (tmp_path / "in" / name).write_bytes(json_lines(0, 3) + json_lines(first, 8))
-    options: dict[str, Any] = {"unit_bytes": 1500, "part_rows": 40, "drop_repeated_corpus": flag}
+    options: dict[str, Any] = {"unit_bytes": 1500, "part_rows": 40}
     run(tmp_path, **options)
     whole = snapshot(tmp_path)
-    for step in itertools.count(0, 3 if flag else 1):
+    for step in itertools.count():
         storage.remove_dir(f"{tmp_path}/out")
         with pytest.MonkeyPatch.context() as patch:
             done = die_at(patch, step)
@@ -416,65 +414,6 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(FingerprintMismatch, match=r'text.language was "en" and is now "bg"'):
         run(tmp_path, language="bg")
-    with pytest.raises(FingerprintMismatch, match="drop_repeated_corpus was null and is now true"):
-        run(tmp_path, drop_repeated_corpus=True)
-
-
-def kept_once(tmp_path: Path, order: list[str]) -> list[str]:
-    """Return the sentences that stay when files are gone through in `order`, every sentence once."""
-    seen: dict[str, None] = {}
-    for name in order:
-        for line in (tmp_path / "in" / name).read_text().splitlines():
-            text = json.loads(line)["text"]
-            seen |= dict.fromkeys(text[a:b] for a, b in split_sentences(text))
-    return list(seen)
-
-
-def boiler(folder: Path, name: str, rng: random.Random, shared: list[str]) -> None:
-    texts = [" ".join([sentence(rng), *rng.sample(shared, 3), sentence(rng), sentence(rng)]) for _ in range(12)]
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for text in texts))
-
-
-@pytest.mark.usefixtures("here")
-def test_sentences_repeated_over_the_corpus_stay_where_they_come_first(tmp_path: Path) -> None:
-    rng = random.Random(5)
-    shared = [sentence(rng) for _ in range(12)]
-    options: dict[str, Any] = {"drop_repeated_corpus": True, "unit_bytes": 1000, "part_rows": 20}
-    for name in ("a", "b", "c"):
-        boiler(tmp_path / "in", name, rng, shared)
-    summary = run(tmp_path, **options)
-    kept = kept_once(tmp_path, ["a", "b", "c"])
-    assert [row["text"] for row in rows_of(tmp_path)] == kept
-    assert summary.facts["sentences_repeated_elsewhere"] > 80
-    assert len(tokens_of(tmp_path).parts) > 4
-    assert run(tmp_path, **options).already_done
-
-    counted = Counter(word for text in kept for word in tokenize([text]).to_pylist()[0])
-    words = sorted(counted, key=str.encode)
-    vocabulary = tokens_of(tmp_path).vocabulary
-    expected = Vocabulary.learn(words, np.array([counted[word] for word in words]), num_pieces=700)
-    assert vocabulary.fingerprint == expected.fingerprint
-    assert vocabulary.counts.tolist() == counts_of_ids(tmp_path)
-    assert tokens_of(tmp_path).totals["sentences"] == len(kept)
-    assert tokens_of(tmp_path).num_tokens == vocabulary.counts.sum()
-
-    # New input loses what is there already, and touches nothing that was made.
-    first = stamps(tmp_path)
-    boiler(tmp_path / "in", "B", rng, shared)
-    run(tmp_path, **options)
-    assert {name: stamps(tmp_path).get(name) for name in first} == first
-    assert [row["text"] for row in rows_of(tmp_path)] == kept_once(tmp_path, ["a", "b", "c", "B"])
-
-    # What "a" brought first is kept by others when "a" goes.
-    (tmp_path / "in" / "a").unlink()
-    run(tmp_path, prune=True, **options)
-    assert [row["text"] for row in rows_of(tmp_path)] == kept_once(tmp_path, ["b", "c", "B"])
-    assert run(tmp_path, prune=True, **options).already_done
-    check_ids(tmp_path)
-    run(tmp_path, rebuild_vocabulary=True, **options)
-    assert [row["text"] for row in rows_of(tmp_path)] == kept_once(tmp_path, ["b", "c", "B"])
-    assert tokens_of(tmp_path).vocabulary.counts.sum() == tokens_of(tmp_path).num_tokens
 
 
 @pytest.mark.usefixtures("here")

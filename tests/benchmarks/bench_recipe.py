@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 import tempfile
@@ -67,19 +68,19 @@ _trained: dict[str, tuple[Figures, dict[str, Any]]] = {}
 
 def measure(flags: str, arguments: argparse.Namespace, seed: int) -> Figures:
     """Train with some flags in this process and score what comes out."""
-    from command_lines import parse_job
-
+    from lstm_embed.cli import config_of
     from lstm_embed.corpus.token_set import TokenSet
     from lstm_embed.training.run import RunFolder, plan_run
     from lstm_embed.training.session import LocalSession
     from lstm_embed.training.setup import plan_of, set_up, steps_of
 
     with tempfile.TemporaryDirectory() as folder:
-        config = parse_job(
-            f"jobs/train.py --tokens {arguments.tokens} --vectors {arguments.vectors} --storage {folder} --run-name row "
+        words = (
+            f"--tokens {arguments.tokens} --vectors {arguments.vectors} --storage {folder} --run-name row "
             f"--max-steps {arguments.steps} --validate-steps 0 --validation-sentences 0 --checkpoint-every 1000000 "
             f"--precision fp32 --seed {seed} {flags}"
         )
+        config = config_of("train", shlex.split(words))
         tokens = TokenSet.open(config.tokens)
         data = {"tokens": tokens.fingerprint, "precision": config.precision}
         steps = steps_of(config, plan_of(config, tokens))

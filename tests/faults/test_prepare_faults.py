@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,20 +46,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], dict[str, bytes]]:
-    """Return what an uninterrupted run makes, without and with dropping repeats."""
-    made: dict[bool, dict[str, bytes]] = {}
-
-    def make(drop: bool) -> dict[str, bytes]:
-        if drop not in made:
-            output = tmp_path_factory.mktemp("whole") / "out"
-            prepare_here(
-                PrepareConfig(input=(str(corpus),), output=str(output), drop_repeated_corpus=drop, **OPTIONS)  # type: ignore[arg-type]
-            )
-            made[drop] = files_of(output)
-        return made[drop]
-
-    return make
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return what an uninterrupted run makes."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    prepare_here(PrepareConfig(input=(str(corpus),), output=str(output), **OPTIONS))  # type: ignore[arg-type]
+    return files_of(output)
 
 
 def files_of(output: Path) -> dict[str, bytes]:
@@ -75,7 +65,8 @@ def files_of(output: Path) -> dict[str, bytes]:
     }
 
 
-def start(corpus: Path, output: Path, drop: bool, **environment: str) -> subprocess.Popen[bytes]:
+def start(corpus: Path, output: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Start the job; it prints to a file beside the output."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
     command = [
         sys.executable,
@@ -88,11 +79,7 @@ def start(corpus: Path, output: Path, drop: bool, **environment: str) -> subproc
     ]
     with open(output.parent / "log", "ab") as log:
         return subprocess.Popen(
-            [*command, *(["--drop-repeated-corpus"] if drop else [])],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **environment},
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **environment}
         )
 
 
@@ -120,20 +107,17 @@ def log_of(output: Path) -> str:
     return (output.parent / "log").read_text(errors="replace")[-3000:]
 
 
-def test_drivers_and_workers_killed_at_random_moments(
-    corpus: Path, whole: Callable[[bool], dict[str, bytes]], tmp_path: Path
-) -> None:
+def test_drivers_and_workers_killed_at_random_moments(corpus: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     seed = int(os.environ.get("FAULT_SEED", time.time()))
     rng = random.Random(seed)
     kills: Counter[str] = Counter()
     rounds = 0
     while sum(kills.values()) < KILLS_OF_JOBS:
         rounds += 1
-        drop = rounds % 2 == 0
         output = tmp_path / f"{rounds}" / "out"
         output.parent.mkdir()
         for _ in range(8):  # that many times in one run, then it may end
-            process = start(corpus, output, drop)
+            process = start(corpus, output)
             while wait_for_work(process, output) and sum(kills.values()) < KILLS_OF_JOBS:
                 time.sleep(rng.uniform(0, 4))
                 if rng.random() < 0.5:
@@ -149,14 +133,12 @@ def test_drivers_and_workers_killed_at_random_moments(
                 break
             assert process.returncode == -signal.SIGKILL, log_of(output)
         else:
-            assert start(corpus, output, drop).wait() == 0, log_of(output)
-        assert files_of(output) == whole(drop)
+            assert start(corpus, output).wait() == 0, log_of(output)
+        assert files_of(output) == whole
     print(f"\nseed {seed}: {dict(kills)} killed in {rounds} runs, all with the bytes of an uninterrupted one")
 
 
-def test_nodes_killed_at_random_moments(
-    corpus: Path, whole: Callable[[bool], dict[str, bytes]], tmp_path: Path
-) -> None:
+def test_nodes_killed_at_random_moments(corpus: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 
     seed = int(os.environ.get("FAULT_SEED", time.time()))
@@ -170,11 +152,10 @@ def test_nodes_killed_at_random_moments(
     try:
         while kills < KILLS_OF_NODES:
             rounds += 1
-            drop = rounds % 2 == 0
             output = tmp_path / f"{rounds}" / "out"
             output.parent.mkdir()
             node = cluster.add_node(num_cpus=2)
-            process = start(corpus, output, drop, RAY_ADDRESS=cluster.address)
+            process = start(corpus, output, RAY_ADDRESS=cluster.address)
             while wait_for_work(process, output) and kills < KILLS_OF_NODES:
                 time.sleep(rng.uniform(0.5, 6))
                 if process.poll() is None:
@@ -183,7 +164,7 @@ def test_nodes_killed_at_random_moments(
                     cluster.remove_node(node)
                     node = cluster.add_node(num_cpus=2)
             assert process.wait() == 0, log_of(output)
-            assert files_of(output) == whole(drop)
+            assert files_of(output) == whole
             cluster.remove_node(node)
     finally:
         cluster.shutdown()
