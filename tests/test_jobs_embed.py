@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -129,9 +128,3 @@ def test_search_with_another_model_or_an_empty_file_is_refused_in_one_line(confi
     result = run_job("search", *flags, check=False)
     assert result.returncode == 2
     assert "holds no query" in result.stderr
-
-
-def test_a_dry_run_writes_nothing(config: EmbedConfig, tmp_path: Path) -> None:
-    result = run_job("embed", *flags(change(config, output=str(tmp_path / "out"))), "--dry-run")
-    assert f"{len(part_bytes(config.output))} of {len(part_bytes(config.output))} units" in result.stdout
-    assert not os.path.exists(tmp_path / "out")

@@ -80,23 +80,6 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_a_finished_job_tells_of_input_that_is_gone_and_writes_nothing(tmp_path: Path) -> None:
-    write_corpus(tmp_path / "in", files=3)
-    output = tmp_path / "out"
-    config = PrepareConfig(
-        input=(str(tmp_path / "in"),), output=str(output), unit_bytes=40_000, part_rows=300, num_pieces=600
-    )
-    rows = prepare_here(config).rows
-    before = {file.path: file for file in storage.list_files(str(output))}
-    gone = tmp_path / "in" / "wiki_01"
-    gone.unlink()
-    again = run_job("prepare", "--input", str(tmp_path / "in"), "--output", str(output), *FLAGS)
-    assert "everything was done already; nothing was written" in again.stdout
-    assert f"1 input file is gone ({gone}): its sentences are kept; --prune takes them away" in again.stdout
-    assert f"{rows:,} sentences" in again.stdout
-    assert {file.path: file for file in storage.list_files(str(output))} == before
-
-
 def test_mistakes_are_one_line_each(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()

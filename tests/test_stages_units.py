@@ -112,7 +112,7 @@ def no_worker() -> Callable[[PartRecord, pa.Table], PartRecord]:
 
 def test_chunks_reach_their_actors_whole_and_failures_of_each_stage_are_told(ray_cluster: None) -> None:
     def run(reader: object, worker: object) -> list[PartRecord]:
-        return list(run_chunks(UNITS[:3], reader, worker, workers=(1, 1), reader_cpus=0.5, gpu=False))  # type: ignore[arg-type]
+        return list(run_chunks(UNITS[:3], reader, worker, workers=(1, 1), gpu=False))  # type: ignore[arg-type]
 
     found = sorted(run(read, chunk_worker), key=lambda done: (done.unit, done.part))
     assert found == [record(unit, part) for unit in UNITS[:3] for part in range(2)]
