@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from lstm_embed.base.errors import FingerprintMismatch
+from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.evaluation.charts import Bar, Point, bar_chart, escape, line_chart, scatter
+from lstm_embed.evaluation.charts import bar_chart, line_chart, scatter
 from lstm_embed.evaluation.config import EvaluationConfig
 from lstm_embed.evaluation.evaluate import evaluate
 from lstm_embed.evaluation.report import render
-from lstm_embed.evaluation.results import training_curves
+from lstm_embed.evaluation.results import plain, read_results, training_curves
 from lstm_embed.words.scores import shipped_file
 from tests.synthetic import write_token_set
 from tests.test_evaluation_measures import write_embeddings
@@ -84,10 +84,13 @@ class Page(HTMLParser):
         self.tags.add(tag)
         if tag not in ("meta", "br"):
             self.open.append(tag)
-        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data")]
+        links = [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data")]
+        self.fetched += [link for link in links if not link.startswith("#")]  # "#…" is a place of the page itself
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
+        self.handle_starttag(tag, attrs)
+        if tag not in ("meta", "br"):
+            self.open.pop()
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -191,57 +194,103 @@ def test_a_wrong_file_is_refused_before_anything_is_computed(english_model: str,
         evaluate(config)
     with pytest.raises(FileNotFoundError):
         evaluate(dataclasses.replace(config, sts=(str(tmp_path / "none.tsv"),)))
+    (tmp_path / "results.json").write_text('{"headline": {}}')
+    with pytest.raises(InputError, match=r"results\.json is no result of an evaluation; expected .* \(--compare\)"):
+        evaluate(dataclasses.replace(config, sts=(), compare=(str(tmp_path),)))
+    assert not (tmp_path / "ev").exists()
 
 
 # The page
 
 
 def test_text_from_outside_cannot_become_markup() -> None:
+    figures = {"spearman": 1.0, "spearman_interval": [0.5, 1.0], "pearson": 2.0}
+    ranks = {
+        "queries": 1,
+        "rows": 2,
+        "mrr": 3.0,
+        "mrr_interval": None,
+        "recall@1": 0.0,
+        "recall@10": 1.0,
+        "recall@100": 2.0,
+    }
     results = {
         "model": {"name": HOSTILE, "path": HOSTILE, "fingerprint": HOSTILE, "dimension": 3},
         "headline": {HOSTILE: {HOSTILE: 1.0}},
+        "similarity": {
+            "methods": {HOSTILE: {"sets": {HOSTILE: figures}, "all": figures, "mean_spearman": 1.0}},
+            "gain": {HOSTILE: {"spearman": 1.0, "interval": [0.0, 2.0]}},
+            "points": {HOSTILE: {"gold": [1.0, 2.0], "predicted": [0.5, 0.25]}},
+        },
+        "document_similarity": {HOSTILE: figures},
+        "classification": {"methods": {HOSTILE: {"sets": {HOSTILE: {"accuracy": 1.0}}, "mean": 1.0}}},
+        "clustering": {"methods": {HOSTILE: {HOSTILE: 1.0}}},
+        "retrieval": [{"name": HOSTILE, "tasks": {"sentence": {HOSTILE: ranks}, "title": {}}}],
         "map": [{"x": 0.0, "y": 1.0, "article": HOSTILE, "text": HOSTILE}] * 3,
         "neighbours": [{"text": HOSTILE, "nearest": [(HOSTILE, 0.5)]}],
         "decoding": {
             "rows": {HOSTILE: {"sentences": 1, "words": 2, "read": 100.0}},
-            "methods": {
-                HOSTILE: {HOSTILE: {"exact": 1.0, "in_place": 1.0, "proven": 1.0, "proven_right": None}},
-            },
-            "examples": [
-                {"words": [HOSTILE, "b"], "made": {HOSTILE: {"words": [HOSTILE, HOSTILE], "proven": False}}},
-            ],
+            "methods": {HOSTILE: {HOSTILE: {"exact": 1.0, "in_place": 1.0, "proven": 1.0, "proven_right": None}}},
+            "examples": [{"words": [HOSTILE, "b"], "made": {HOSTILE: {"words": [HOSTILE, HOSTILE], "proven": False}}}],
         },
         "curves": {HOSTILE: {HOSTILE: [(1.0, 2.0), (2.0, 3.0)]}},
         "comparison": {"a": {HOSTILE: 1.0}, HOSTILE: {HOSTILE: 2.0}},
         "notes": [HOSTILE],
         "settings": {HOSTILE: HOSTILE},
+        "made_by": {},
     }
-    text = render(results)
-    assert "<script" not in text
-    assert "\x00" not in text
+    text = render(plain(results))
     text.encode("utf-8")
+    assert "\x00" not in text
     page = Page(text)
     assert page.open == []
+    assert page.fetched == []
     assert "script" not in page.tags
+    assert text.count("&lt;script") > 20
+    # The same figures give the same bytes.
+    assert render(plain(results)) == text
 
 
-def test_letters_of_all_scripts_survive_escaping() -> None:
-    assert escape("Ünïcode \u00a0 Ђ 漢字 ไทย 🎈") == "Ünïcode \u00a0 Ђ 漢字 ไทย 🎈"
+def test_letters_of_all_scripts_stay_as_they_are() -> None:
+    letters = "Ünïcode \u00a0 Ђ 漢字 ไทย 🎈 $x_1$"
+    assert plain({letters: [letters]}) == {letters: [letters]}
+    assert f">{letters}<" in bar_chart({letters: 1.0}, "v")
 
 
-@pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [float("nan"), 1.0], [-1e9, 1e9], [1e-12, 2e-12]])
-def test_charts_draw_any_numbers(values: list[float]) -> None:
+@pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [None, 1.0], [-1e9, 1e9], [1e-12, 2e-12]])
+def test_charts_draw_any_numbers(values: list[float | None]) -> None:
     points = [(float(i), value) for i, value in enumerate(values)]
-    finite = [value for value in values if value == value]
+    finite = [value for value in values if value is not None]
     for picture in (
         line_chart({"a": points, "b": []}, "x", "y"),
-        scatter([Point(x=x, y=y, group="g", title="t") for x, y in points if y == y], "x", "y"),
-        bar_chart([Bar(name="n", value=value, interval=(value - 1, value + 1)) for value in finite], "v"),
+        scatter(finite, finite, "x", "y"),
+        bar_chart({str(value): value for value in finite}, "v"),
     ):
         assert "nan" not in picture
         assert Page(picture).open == []
 
 
-def test_curves_pass_over_lines_that_are_still_being_written() -> None:
-    lines = b'{"train/step": 1, "train/loss": 2.0, "note": "x"}\nnot json\n[1]\n{"train/step": 2, "val/loss": 1.5'
-    assert training_curves(lines) == {"loss": {"train": [(1.0, 2.0)]}}
+def test_curves_pass_over_lines_that_are_still_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(
+        b'{"train/step": 1, "train/loss": 2.0, "note": "x"}\nnot json\n[1]\n{"train/step": 2, "val/loss": 1.5'
+    )
+    assert training_curves(str(path)) == {"loss": {"train": [(1.0, 2.0)]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"model": {"name": "m", "fingerprint": "f", "embedding": "joined"}, "headline": {"MRR": 3}}',
+        '{"model": {"name": "m", "fingerprint": "f", "embedding": "joined"}, "headline": {"MRR": {"model": "high"}}}',
+        '{"model": {"name": ["m"], "fingerprint": "f", "embedding": "joined"}, "headline": {}}',
+    ],
+)
+def test_a_file_that_is_no_result_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(
+        InputError, match=r"results\.json is no result of an evaluation; expected JSON .* \(--compare\)"
+    ):
+        read_results(str(tmp_path), "--compare")

@@ -248,7 +248,9 @@ def test_the_card_has_front_matter_training_data_and_scores_and_no_markup_from_d
     encoder.save(str(tmp_path / "model"))
     scores = tmp_path / "scores" / "results.json"
     scores.parent.mkdir()
-    scores.write_text(json.dumps(SCORES | {"model": {"fingerprint": encoder.fingerprint, "embedding": "joined"}}))
+    scores.write_text(
+        json.dumps(SCORES | {"model": {"name": "first", "fingerprint": encoder.fingerprint, "embedding": "joined"}})
+    )
     export_to(tmp_path / "model", "sentence-transformers", tmp_path / "out", scores=str(scores.parent))
     card = (tmp_path / "out" / "README.md").read_text()
     _, front, body = card.split("---\n", 2)
@@ -270,10 +272,10 @@ def test_the_card_has_front_matter_training_data_and_scores_and_no_markup_from_d
 def test_scores_of_another_model_and_files_that_are_none_are_refused(tmp_path: Path, sentences: list[str]) -> None:
     fingerprint = save_model(tmp_path / "model", sentences).fingerprint
     file = tmp_path / "results.json"
-    file.write_text(json.dumps(SCORES | {"model": {"fingerprint": "other", "embedding": "joined"}}))
+    file.write_text(json.dumps(SCORES | {"model": {"name": "first", "fingerprint": "other", "embedding": "joined"}}))
     with pytest.raises(FingerprintMismatch, match="other"):
         export_to(tmp_path / "model", "onnx", tmp_path / "out", scores=str(file))
-    file.write_text(json.dumps(SCORES | {"model": {"fingerprint": fingerprint, "embedding": "exact"}}))
+    file.write_text(json.dumps(SCORES | {"model": {"name": "first", "fingerprint": fingerprint, "embedding": "exact"}}))
     with pytest.raises(FingerprintMismatch, match="of the embedding exact; the one to export is joined"):
         export_to(tmp_path / "model", "onnx", tmp_path / "out", scores=str(file))
     for content in ("{", "[]", '{"model": 3}'):

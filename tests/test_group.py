@@ -31,7 +31,6 @@ from lstm_embed.embedding.vectors import KIND, Embeddings, VectorFormat, unit_ro
 from lstm_embed.ledger import PartRecord, PartStore, Unit
 from lstm_embed.stages.runner import open_books
 
-pytest.importorskip("sklearn")
 TOPICS = 4
 
 

@@ -164,12 +164,10 @@ def fit(embeddings: Embeddings, config: GroupConfig, report: Reporter = SILENT) 
     """Return the groups' centres, shape (k, d), of length 1.
 
     Raises:
-        InputError: if scikit-learn is not installed, or there are too few vectors that are not zero.
+        InputError: if there are too few vectors that are not zero.
     """
-    try:
-        from sklearn.cluster import MiniBatchKMeans
-    except ImportError:
-        raise InputError("grouping needs scikit-learn: pip install 'lstm_embed[group]'") from None
+    from sklearn.cluster import MiniBatchKMeans
+
     total = min(config.fit_rows, 10 * embeddings.num_rows)
     model = MiniBatchKMeans(config.clusters, random_state=config.seed, n_init=1, compute_labels=False)
     drawn = 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,47 +20,40 @@ from lstm_embed.evaluation.baselines import FloatArray
 from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.words.scores import shipped_file
 
-Keys = npt.NDArray[np.uint64]
-_CHUNK_ROWS = 8_192
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Sentences of a corpus, one after the other.
-
-    Attributes:
-        first: Number of the first one within the corpus.
-        keys: Stands for the article of each, shape (n,).
-        titles: Of the articles, "" where there is none.
-        texts: None where the corpus has none.
-        vectors: None where they were not asked for or there are none, else (n, E).
-    """
-
-    first: int
-    keys: Keys
-    titles: list[str]
-    texts: list[str] | None
-    vectors: FloatArray | None
-
-    def is_title(self) -> npt.NDArray[np.bool_]:
-        """Tell which rows are nothing but their article's title."""
-        if self.texts is None:
-            return np.zeros(len(self.keys), bool)
-        pairs = zip(self.texts, self.titles, strict=True)
-        return np.array([text.strip().casefold() == title.strip().casefold() for text, title in pairs], bool)
+_CHUNK_ROWS = 4_096
+Split = Callable[[str], Sequence[tuple[int, int]]]
+"""Cuts a text into (start, end) spans of sentences."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sentences:
-    """A corpus in memory: texts, and for each the key and title of its article."""
+    """Sentences of articles, one after the other.
+
+    Attributes:
+        texts: Text of each; "" where the corpus has none.
+        titles: Title of each one's article; "" where it has none.
+        keys: Number that stands for each one's article, shape (n,).
+        vectors: Vector of each, shape (n, E); None where they were not read.
+    """
 
     texts: list[str]
-    keys: Keys
     titles: list[str]
+    keys: npt.NDArray[np.uint64]
+    vectors: FloatArray | None = None
 
-    def rows(self) -> Rows:
-        """Return all of it."""
-        return Rows(first=0, keys=self.keys, titles=self.titles, texts=self.texts, vectors=None)
+    def chunks(self) -> Iterator[Sentences]:
+        """Yield the sentences in order, some thousand at a time."""
+        for first in range(0, len(self.texts), _CHUNK_ROWS):
+            some = slice(first, first + _CHUNK_ROWS)
+            vectors = None if self.vectors is None else self.vectors[some]
+            yield Sentences(texts=self.texts[some], titles=self.titles[some], keys=self.keys[some], vectors=vectors)
+
+    def are_titles(self) -> npt.NDArray[np.bool_]:
+        """Tell which sentences are nothing but their article's title."""
+        pairs = zip(self.texts, self.titles, strict=True)
+        return np.array(
+            [bool(text) and text.strip().casefold() == title.strip().casefold() for text, title in pairs], bool
+        )
 
 
 class EmbeddedCorpus:
@@ -79,101 +73,85 @@ class EmbeddedCorpus:
         self.manifest: dict[str, Any] = read_manifest(self.path, kind="embeddings")
         self.embedding: str = self.manifest.get("settings", {}).get("embedding", "")
         """What the vectors hold; empty where the folder does not say."""
-        self.parts = [storage.join(self.path, "parts", part["name"]) for part in self.manifest["parts"]]
+        self._parts = [storage.join(self.path, "parts", part["name"]) for part in self.manifest["parts"]]
         total = self.manifest["rows"]
         self._share = min(1.0, max_rows / total) if max_rows and total else 1.0
-        self.columns = set(self._schema().names)
-        for column in ("article_id", "embedding"):
-            if column not in self.columns:
-                raise InputError(f"{self.path} has no column {column}; expected embeddings of articles' sentences")
-
-    def _schema(self) -> pa.Schema:
-        if not self.parts:
-            raise InputError(f"{self.path} holds no rows")
-        with storage.open_input(self.parts[0]) as file:
-            return pq.read_schema(file)
+        if not self._parts:
+            raise InputError(f"{self.path} holds no rows (--embeddings)")
+        with storage.open_input(self._parts[0]) as file:
+            self._columns = set(pq.read_schema(file).names)
+        if missing := {"article_id", "embedding"} - self._columns:
+            raise InputError(
+                f"{self.path} has no column {' and no column '.join(sorted(missing))}; expected embeddings of articles' "
+                "sentences (--embeddings)"
+            )
 
     @property
     def has_texts(self) -> bool:
         """Whether the sentences' text was kept."""
-        return "text" in self.columns
+        return "text" in self._columns
 
-    def chunks(self, *, vectors: bool = False, texts: bool = True) -> Iterator[Rows]:
-        """Yield the rows in order, some thousand at a time; the same at every call.
+    def chunks(self, *, vectors: bool = True) -> Iterator[Sentences]:
+        """Yield the sentences in order, some thousand at a time; the same at every call."""
+        wanted = {"article_id", "article_hash", "title", "text", *(["embedding"] if vectors else [])}
+        for part in self._parts:
+            for number, table in enumerate(_tables(part, sorted(wanted & self._columns))):
+                keys = _keys(table, f"{part} {number}")
+                if self._share < 1:
+                    kept = keys < np.uint64(int(self._share * 2**64))
+                    table, keys = table.filter(pa.array(kept)), keys[kept]
+                if len(keys):
+                    yield _sentences(table, keys)
 
-        Args:
-            vectors: Read the embeddings too.
-            texts: Read the texts if there are any.
-        """
-        wanted = {
-            "article_id",
-            "article_hash",
-            "title",
-            *(["text"] if texts else []),
-            *(["embedding"] if vectors else []),
-        }
-        first = 0
-        for part in self.parts:
-            with storage.open_input(part) as file:
-                batches = pq.ParquetFile(file).iter_batches(_CHUNK_ROWS, columns=sorted(wanted & self.columns))
-                for number, batch in enumerate(batches):
-                    table = pa.Table.from_batches([batch])
-                    keys = _article_keys(table, f"{part} {number}")
-                    chosen = _chosen(keys, self._share)
-                    if not chosen.any():
-                        continue
-                    rows = _rows(table.filter(pa.array(chosen)), keys[chosen], first)
-                    yield rows
-                    first += len(rows.keys)
+    def sentences(self) -> Sentences:
+        """Return all of it without its vectors."""
+        return _joined(list(self.chunks(vectors=False)))
 
 
-def _rows(table: pa.Table, keys: Keys, first: int) -> Rows:
-    names = table.column_names
-    titles = table["title"].to_pylist() if "title" in names else [""] * len(keys)
+def _tables(part: str, columns: list[str]) -> Iterator[pa.Table]:
+    with storage.open_input(part) as file:
+        try:
+            for batch in pq.ParquetFile(file).iter_batches(_CHUNK_ROWS, columns=columns):
+                yield pa.Table.from_batches([batch])
+        except (OSError, pa.ArrowException) as error:
+            what = " ".join(str(error).split())
+            raise InputError(
+                f"{part} is damaged ({what}); remove the file and run embed again (--embeddings)"
+            ) from None
+
+
+def _sentences(table: pa.Table, keys: npt.NDArray[np.uint64]) -> Sentences:
+    def strings(name: str) -> list[str]:
+        return [text or "" for text in table[name].to_pylist()] if name in table.column_names else [""] * len(keys)
+
     vectors = None
-    if "embedding" in names:
-        column = table["embedding"].combine_chunks()
-        vectors = column.flatten().to_numpy().reshape(len(keys), -1).astype(np.float32)
-    texts = [text or "" for text in table["text"].to_pylist()] if "text" in names else None
-    return Rows(first=first, keys=keys, titles=[title or "" for title in titles], texts=texts, vectors=vectors)
+    if "embedding" in table.column_names:
+        flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        vectors = flat.reshape(len(keys), -1).astype(np.float32)
+    return Sentences(texts=strings("text"), titles=strings("title"), keys=keys, vectors=vectors)
 
 
-def _keys(article_ids: Sequence[str | None], nameless: str) -> Keys:
-    """Hash article ids; a row without one is an article of its own."""
-    known: dict[str, int] = {}
-    keys = np.empty(len(article_ids), np.uint64)
-    for number, article_id in enumerate(article_ids):
-        name = f"{nameless} {number}" if article_id is None else article_id
-        key = known.get(name)
-        if key is None:
-            key = known[name] = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8).digest())
-        keys[number] = key
-    return keys
+def _keys(table: pa.Table, place: str) -> npt.NDArray[np.uint64]:
+    """Hash the articles' ids, or else the hashes of their texts; a row without either is an article of its own."""
+    ids = table["article_id"].to_pylist()
+    hashes = table["article_hash"].to_pylist() if "article_hash" in table.column_names else [None] * len(ids)
+    names = [
+        article_id if article_id is not None else text_hash.hex() if text_hash else f"{place} {number}"
+        for number, (article_id, text_hash) in enumerate(zip(ids, hashes, strict=True))
+    ]
+    return np.array([_key(name) for name in names], np.uint64)
 
 
-def _article_keys(table: pa.Table, nameless: str) -> Keys:
-    """Key each row by its article's id, else by the hash of its article's text."""
-    names = table["article_id"].to_pylist()
-    if table["article_id"].null_count and "article_hash" in table.column_names:
-        hashes = table["article_hash"].to_pylist()
-        names = [h.hex() if name is None and h else name for name, h in zip(names, hashes, strict=True)]
-    return _keys(names, nameless)
+@functools.lru_cache(maxsize=1024)
+def _key(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8).digest())
 
 
-def _chosen(keys: Keys, share: float) -> npt.NDArray[np.bool_]:
-    if share >= 1:
-        return np.ones(len(keys), bool)
-    return keys < np.uint64(int(share * 2**64))
-
-
-def embedded_sentences(path: str, max_rows: int) -> Sentences:
-    """Hold about `max_rows` sentences of an embeddings folder that kept the text, as whole articles."""
-    corpus = EmbeddedCorpus(path, max_rows)
-    chunks = list(corpus.chunks())
+def _joined(parts: Sequence[Sentences]) -> Sentences:
     return Sentences(
-        texts=[text for rows in chunks for text in rows.texts or []],
-        keys=np.concatenate([np.zeros(0, np.uint64), *(rows.keys for rows in chunks)]),
-        titles=[title for rows in chunks for title in rows.titles],
+        texts=[text for part in parts for text in part.texts],
+        titles=[title for part in parts for title in part.titles],
+        keys=np.concatenate([np.zeros(0, np.uint64), *(part.keys for part in parts)]),
     )
 
 
@@ -183,47 +161,42 @@ def token_set_sentences(tokens: TokenSet, max_rows: int, *, held_out: bool, min_
     Where the token set was made without text, a sentence is its words.
 
     Args:
-        tokens: The token set.
+        tokens: Token set to read.
         max_rows: Most sentences.
-        held_out: Those of the held-out articles, else the others.
+        held_out: Whether to take those of the held-out articles, else the others.
         min_tokens: Least number of tokens of a sentence.
     """
-    texts: list[str] = []
-    titles: list[str] = []
-    keys: list[Keys] = []
+    found: list[Sentences] = []
+    left = max_rows
     for number, part in enumerate(tokens.parts):
         table = tokens.read_part(number)
-        article = table["article"].combine_chunks().to_numpy()
-        wanted = is_held_out(article, tokens.holdout_every) == held_out
+        wanted = is_held_out(table["article"].combine_chunks().to_numpy(), tokens.holdout_every) == held_out
         wanted &= table["ids"].combine_chunks().value_lengths().to_numpy() >= min_tokens
         # An equal share of what is left to take for each part that is left.
-        room = -(-(max_rows - len(texts)) // (len(tokens.parts) - number))
+        room = -(-left // (len(tokens.parts) - number))
         table = table.take(pa.array(np.flatnonzero(wanted)[:room]))
-        keys.append(_article_keys(table, part.name))
-        titles += [title or "" for title in table["title"].to_pylist()]
-        texts += _texts(table, tokens)
-    return Sentences(texts=texts, keys=np.concatenate([np.zeros(0, np.uint64), *keys]), titles=titles)
+        if "text" not in table.column_names:
+            texts = [" ".join(tokens.vocabulary.words(ids)) for ids in table["ids"].to_pylist()]
+            table = table.append_column("text", pa.array(texts, pa.string()))
+        found.append(_sentences(table, _keys(table, part.name)))
+        left -= len(table)
+    return _joined(found)
 
 
-def _texts(table: pa.Table, tokens: TokenSet) -> list[str]:
-    if "text" in table.column_names:
-        return [text or "" for text in table["text"].to_pylist()]
-    return [" ".join(tokens.vocabulary.words(ids)) for ids in table["ids"].to_pylist()]
+def shipped_sentences(split: Split, min_words: int = 3) -> Sentences:
+    """Return the sentences, of `min_words` words or more, of the 300 news texts that ship with gensim, without titles."""
+    documents = [
+        [text[start:end] for start, end in split(text) if len(text[start:end].split()) >= min_words]
+        for text in shipped_documents("lee_background.cor")
+    ]
+    return Sentences(
+        texts=[sentence for sentences in documents for sentence in sentences],
+        titles=[""] * sum(map(len, documents)),
+        keys=np.repeat(np.arange(len(documents), dtype=np.uint64), [len(sentences) for sentences in documents]),
+    )
 
 
-def shipped_sentences(split: Any, min_words: int = 3) -> Sentences:
-    """Return the sentences of the 300 news texts that ship with gensim; they have no titles.
-
-    Args:
-        split: Cuts a text into (start, end) spans of sentences.
-        min_words: Least number of words of a sentence.
-    """
-    with open(shipped_file("lee_background.cor"), encoding="latin-1") as file:
-        documents = [line.strip() for line in file if line.strip()]
-    texts, owners = [], []
-    for number, document in enumerate(documents):
-        for start, end in split(document):
-            if len(document[start:end].split()) >= min_words:
-                texts.append(document[start:end])
-                owners.append(f"lee {number}")
-    return Sentences(texts=texts, keys=_keys(owners, ""), titles=[""] * len(texts))
+def shipped_documents(name: str) -> list[str]:
+    """Return the lines of a file of news texts that ships with gensim."""
+    with open(shipped_file(name), encoding="latin-1") as file:
+        return [line.strip() for line in file if line.strip()]

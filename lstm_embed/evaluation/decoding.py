@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.metrics import pairwise_distances_argmin
 
 from lstm_embed.corpus.pieces import MARK
-from lstm_embed.evaluation.baselines import Embed, NearestSentence, Tokens
+from lstm_embed.evaluation.baselines import Embed, Tokens
+from lstm_embed.words.scores import unit_rows
 
 if TYPE_CHECKING:
     from lstm_embed.model.encoder import SentenceEncoder
@@ -36,14 +38,15 @@ def by_encoder(encoder: SentenceEncoder) -> Decode:
 def most_frequent_word(tokens: Tokens, max_tokens: int) -> Decode:
     """Return the baseline that knows a sentence's length and answers with the most frequent whole word throughout."""
     pieces = tokens.vocabulary.pieces
-    whole = (number for number in np.argsort(-tokens.vocabulary.counts) if pieces[number].startswith(MARK))
-    word = next((pieces[number][len(MARK) :] for number in whole if pieces[number] != MARK), "")
+    by_count = (pieces[number] for number in np.argsort(-tokens.vocabulary.counts))
+    word = next((piece[len(MARK) :] for piece in by_count if piece.startswith(MARK) and piece != MARK), "")
     return lambda texts: [([word] * len(words), None) for words in tokens.read(texts, max_tokens)]
 
 
-def nearest_sentence(nearest: NearestSentence, embed: Embed, tokens: Tokens) -> Decode:
-    """Return the baseline that answers with the training sentence nearest by the model's own vectors."""
-    return lambda texts: [(words, None) for words in tokens.words(nearest(embed(texts)))]
+def nearest_sentence(known: Sequence[str], embed: Embed, tokens: Tokens) -> Decode:
+    """Return the baseline that answers with the training sentence (of `known`) nearest by the model's own vectors."""
+    words, units = tokens.words(known), unit_rows(embed(known))
+    return lambda texts: [(words[i], None) for i in pairwise_distances_argmin(unit_rows(embed(texts)), units)]
 
 
 def decoding(
@@ -52,9 +55,9 @@ def decoding(
     """Score what methods make of sentences.
 
     Args:
-        texts: The sentences; none of them was trained on.
-        tokens: Splits them into words.
-        methods: By name.
+        texts: Sentences that were not trained on.
+        tokens: The model's token rule and vocabulary.
+        methods: Methods by name.
         max_tokens: Pieces of a sentence that a model reads.
         num_examples: Sentences to show.
 
@@ -67,13 +70,13 @@ def decoding(
     written, read = tokens.words(texts), tokens.read(texts, max_tokens)
     answers = {name: decode(texts) for name, decode in methods.items()}
     rows = rows_by_length(written, read)
-    by_length = sorted(rows.get(ALL, ()), key=lambda i: len(read[i]))
-    # Evenly by words: one sentence after the other would give short ones.
-    ends = np.cumsum([len(read[i]) for i in by_length]).astype(int)
-    at = np.linspace(1, ends[-1], num_examples) if by_length else ()
-    shown = [by_length[place] for place in np.unique(np.searchsorted(ends, at))]
+    sizes = {}
+    for row, some in rows.items():
+        num_words = sum(len(read[i]) for i in some)
+        share = 100 * num_words / sum(len(written[i]) for i in some)
+        sizes[row] = {"sentences": len(some), "words": num_words, "read": share}
     return {
-        "rows": {row: _size([written[i] for i in some], [read[i] for i in some]) for row, some in rows.items()},
+        "rows": sizes,
         "methods": {
             name: {row: figures([read[i] for i in some], [made[i] for i in some]) for row, some in rows.items()}
             for name, made in answers.items()
@@ -83,17 +86,16 @@ def decoding(
                 "words": read[i],
                 "made": {name: {"words": made[i][0], "proven": made[i][1]} for name, made in answers.items()},
             }
-            for i in shown
+            for i in _shown(rows.get(ALL, []), read, num_examples)
         ],
     }
 
 
 def figures(wanted: Sequence[Sequence[str]], made: Sequence[Answer]) -> dict[str, float | None]:
     """Return the shares, as `decoding` names them, of the sentences of a row."""
-    right = [list(ours) == list(theirs) for ours, (theirs, _) in zip(wanted, made, strict=True)]
-    in_place = sum(
-        a == b for ours, (theirs, _) in zip(wanted, made, strict=True) for a, b in zip(ours, theirs, strict=False)
-    )
+    pairs = list(zip(wanted, made, strict=True))
+    right = [list(ours) == list(theirs) for ours, (theirs, _) in pairs]
+    in_place = sum(a == b for ours, (theirs, _) in pairs for a, b in zip(ours, theirs, strict=False))
     proven = [was_right for was_right, (_, proof) in zip(right, made, strict=True) if proof]
     proves = any(proof is not None for _, proof in made)
     return {
@@ -104,22 +106,25 @@ def figures(wanted: Sequence[Sequence[str]], made: Sequence[Answer]) -> dict[str
     }
 
 
-def _size(written: Sequence[Sequence[str]], read: Sequence[Sequence[str]]) -> dict[str, float]:
-    num_words = sum(map(len, read))
-    return {"sentences": len(read), "words": num_words, "read": 100 * num_words / sum(map(len, written))}
-
-
 def rows_by_length(written: Sequence[Sequence[str]], read: Sequence[Sequence[str]]) -> dict[str, list[int]]:
     """Return the numbers of the sentences of each row; rows without one, and sentences without a word, are left out."""
     limits = {f"{after + 1}-{last}": last for after, last in itertools.pairwise((0, *LENGTHS))}
     rows: dict[str, list[int]] = {row: [] for row in (ALL, *limits, PARTLY_READ)}
     for number, (words, kept) in enumerate(zip(written, read, strict=True)):
-        if not kept:
-            continue
-        if words != kept:
+        if kept and words != kept:
             rows[PARTLY_READ].append(number)
-            continue
-        rows[ALL].append(number)
-        if row := next((row for row, last in limits.items() if len(kept) <= last), None):
-            rows[row].append(number)
+        elif kept:
+            rows[ALL].append(number)
+            if row := next((row for row, last in limits.items() if len(kept) <= last), None):
+                rows[row].append(number)
     return {row: numbers for row, numbers in rows.items() if numbers}
+
+
+def _shown(numbers: Sequence[int], read: Sequence[Sequence[str]], num_examples: int) -> list[int]:
+    """Choose sentences evenly by words: one sentence after the other would give short ones."""
+    if not numbers:
+        return []
+    by_length = sorted(numbers, key=lambda i: len(read[i]))
+    ends = np.cumsum([len(read[i]) for i in by_length])
+    places = np.unique(np.searchsorted(ends, np.linspace(1, ends[-1], num_examples)))
+    return [by_length[place] for place in places]

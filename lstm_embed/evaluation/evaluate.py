@@ -5,47 +5,25 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lstm_embed.base import storage
-from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
-from lstm_embed.corpus.text import sentence_splitter
-from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.evaluation import classification as classify
 from lstm_embed.evaluation import examples, similarity
-from lstm_embed.evaluation.baselines import (
-    INSTALL,
-    Embed,
-    FloatArray,
-    NearestSentence,
-    Tokens,
-    averaging_baselines,
-    has_bm25,
-)
-from lstm_embed.evaluation.clustering import clustering
+from lstm_embed.evaluation.classification import classification, clustering
 from lstm_embed.evaluation.config import EvaluationConfig
-from lstm_embed.evaluation.corpora import (
-    EmbeddedCorpus,
-    Sentences,
-    embedded_sentences,
-    shipped_sentences,
-    token_set_sentences,
-)
-from lstm_embed.evaluation.decoding import Decode, by_encoder, decoding, most_frequent_word, nearest_sentence
-from lstm_embed.evaluation.results import PAGE, compared, headline, plain, results_path, training_curves, write_results
-from lstm_embed.evaluation.retrieval import retrieve_embedded, retrieve_in_memory
-from lstm_embed.ledger import fingerprint, provenance, seal
+from lstm_embed.evaluation.corpora import token_set_sentences
+from lstm_embed.evaluation.decoding import by_encoder, decoding, most_frequent_word, nearest_sentence
+from lstm_embed.evaluation.inputs import Inputs
+from lstm_embed.evaluation.report import render
+from lstm_embed.evaluation.results import RESULTS, headline, plain, results_path
+from lstm_embed.evaluation.retrieval import retrieve, retrieve_bm25
+from lstm_embed.ledger import provenance
 from lstm_embed.ledger.sealed import open_sealed, read_manifest
-from lstm_embed.ledger.whole import finished, making
-from lstm_embed.words import WordVectors
+from lstm_embed.stages.runner import run_stage
+from lstm_embed.stages.stage import FolderStage, Made
 
-if TYPE_CHECKING:
-    from lstm_embed.model.encoder import SentenceEncoder
-
-STAGE, KIND = "evaluate", "evaluation"
-_TRAINING_SENTENCES = 10_000
-_MAX_POINTS = 1_500
+PAGE = "report.html"
 
 
 def evaluate(config: EvaluationConfig, report: Reporter = SILENT) -> Summary:
@@ -56,274 +34,147 @@ def evaluate(config: EvaluationConfig, report: Reporter = SILENT) -> Summary:
         FingerprintMismatch: if inputs do not belong together, or the output was made with other settings.
         InputError: if an input cannot be used.
     """
-    begin = time.monotonic()
-    output = storage.resolve(config.output)
-    settings = _settings(config)
-    manifest = finished(output, kind=KIND, settings=settings)
-    if manifest:
-        report.note(f"{output} is finished; nothing to do")
-        return _summary(output, manifest, begin, already_done=True)
-    with making(output, kind=KIND, settings=settings, config=dataclasses.asdict(config)):
-        results = Evaluation(config, report).run()
-        results |= {"settings": settings, "made_by": provenance(), "seconds": round(time.monotonic() - begin, 1)}
-        write_results(output, results)
-    model_scores = {name: scores.get("model") for name, scores in results["headline"].items()}
-    content = {"settings": settings, "scores": plain(model_scores)}
-    manifest = seal(output, kind=KIND, fingerprint=fingerprint(settings), content=content)
-    return _summary(output, manifest, begin, already_done=False)
+    return run_stage(EvaluationStage(config), report)
 
 
-def _settings(config: EvaluationConfig) -> dict[str, Any]:
-    """Return what decides the figures, with fingerprints and hashes in place of paths."""
+class EvaluationStage(FolderStage[EvaluationConfig]):
+    """From a model, and labelled files if there are any, to its scores, on one machine."""
 
-    def of_folder(path: str, kind: str) -> str | None:
-        return str(read_manifest(path, kind=kind)["fingerprint"]) if path else None
+    name, kind, row_name = "evaluate", "evaluation", "scores"
 
-    def of_files(paths: Sequence[str]) -> dict[str, str]:
-        return {storage.name(path): storage.digest(storage.resolve(path)) for path in paths}
+    def open(self) -> None:
+        """Look for the model."""
+        self._model = open_sealed(self.config.model, kind="model", verify=False)["fingerprint"]
 
-    return {
-        "model": open_sealed(config.model, kind="model", verify=False)["fingerprint"],
-        "original": of_folder(config.original, "model"),
-        "embeddings": of_folder(config.embeddings, "embeddings"),
-        "tokens": of_folder(config.tokens, "token_set"),
-        "vectors": of_folder(config.vectors, "word_vectors"),
-        "sts": of_files(config.sts),
-        "classification": of_files(config.classification),
-        "compare": of_files([results_path(path) for path in config.compare]),
-        # What is not installed is not measured; installing it is a reason to measure again.
-        "bm25": has_bm25(),
-        **{name: getattr(config, name) for name in ("folds", "bootstrap", "num_queries", "max_rows")},
-        **{name: getattr(config, name) for name in ("embedding", "num_decoded", "gpu", "seed")},
-    }
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the figures, with fingerprints and hashes in place of paths."""
+        config = self.config
 
+        def of_folder(path: str, kind: str) -> str | None:
+            return str(read_manifest(path, kind=kind)["fingerprint"]) if path else None
 
-def _summary(output: str, manifest: Mapping[str, Any], begin: float, already_done: bool) -> Summary:
-    scores = manifest["content"]["scores"]
-    return Summary(
-        stage=STAGE,
-        output=output,
-        rows=len(scores),
-        row_name="scores",
-        seconds=time.monotonic() - begin,
-        already_done=already_done,
-        facts={**scores, "report": storage.join(output, PAGE)},
-    )
+        def of_files(paths: Sequence[str]) -> dict[str, str]:
+            return {storage.name(path): storage.digest(storage.resolve(path)) for path in paths}
 
-
-class Evaluation:
-    """One call of `evaluate`: the loaded model, the methods it is measured beside, and the sentences to measure on.
-
-    Raises:
-        InputError: if the inputs do not belong together; before anything is computed.
-    """
-
-    def __init__(self, config: EvaluationConfig, report: Reporter = SILENT) -> None:
-        self.config, self.report = config, report
-        # Read first, so that a wrong file is noticed before minutes of work.
-        self.pairs = [similarity.read_pairs(path) for path in config.sts]
-        self.labelled = classify.read_sets(config.classification)
-        self.corpus = EmbeddedCorpus(config.embeddings, config.max_rows) if config.embeddings else None
-        self.encoder = self._encoder(config.model, config.embedding or (self.corpus.embedding if self.corpus else ""))
-        self.original = self._encoder(config.original) if config.original else None
-        self._check_corpus()
-        self.tokens = Tokens(self.encoder.vocabulary, self.encoder.tokenizer["profile"])
-        self.split = sentence_splitter("sentencex", self.encoder.tokenizer.get("language", "en"))
-        self.token_set = self._token_set()
-        self.notes: list[str] = []
-        self.sentences = self._sentences()
-        self.methods = self._methods()
-
-    def _encoder(self, path: str, embedding: str = "") -> SentenceEncoder:
-        from lstm_embed.model.encoder import SentenceEncoder
-
-        return SentenceEncoder.load(path, device="cuda" if self.config.gpu else "cpu", embedding=embedding)
-
-    def _token_set(self) -> TokenSet | None:
-        if not self.config.tokens:
-            return None
-        tokens = TokenSet.open(self.config.tokens)
-        if tokens.vocabulary_fingerprint != self.encoder.vocabulary.fingerprint:
-            raise FingerprintMismatch(
-                f"the token set {tokens.path} has the vocabulary {tokens.vocabulary_fingerprint[:8]}, the model has "
-                f"{self.encoder.vocabulary.fingerprint[:8]}; give the token set the model was trained on (--tokens)"
-            )
-        return tokens
-
-    def _check_corpus(self) -> None:
-        if not self.corpus:
-            return
-        made_by = self.corpus.manifest.get("model", self.encoder.fingerprint)
-        if made_by != self.encoder.fingerprint:
-            raise FingerprintMismatch(
-                f"{self.corpus.path} was made by the model {made_by[:8]}; --model is {self.encoder.fingerprint[:8]}; "
-                "embed the corpus with this model, or evaluate the other one"
-            )
-        if self.corpus.embedding not in ("", self.encoder.embedding):
-            raise InputError(
-                f"{self.corpus.path} holds embeddings {self.corpus.embedding}, --embedding is {self.encoder.embedding}; "
-                "leave --embedding out, or embed the corpus with it"
-            )
-
-    def _sentences(self) -> tuple[str, Sentences]:
-        """Return the sentences that are encoded here, for all methods, and what they are called."""
-        limit = max(self.config.max_rows // 10, 1_000)
-        if self.corpus and self.corpus.has_texts:
-            return "a sample of the embedded corpus", embedded_sentences(self.corpus.path, limit)
-        if self.token_set:
-            return "held-out articles", token_set_sentences(self.token_set, limit, held_out=True)
-        return "300 news texts that ship with gensim", shipped_sentences(self.split)
-
-    def _methods(self) -> dict[str, Embed]:
-        """Return the model first, then the second model and the averaging baselines."""
-        texts = self.sentences[1].texts
-        methods: dict[str, Embed] = {"model": _remembering(self.encoder.encode, texts)}
-        if self.original:
-            methods["original"] = _remembering(self.original.encode, texts)
-        model, whole = self.encoder.model, methods["model"]
-        if self.encoder.embedding in ("joined", "exact"):
-            size = model.embedding_dimension("meaning")
-            methods["meaning"] = lambda wanted: whole(wanted)[:, :size]
-        vectors = model.word_vectors.detach().cpu().numpy()
-        if self.config.vectors:
-            given = WordVectors.load(self.config.vectors)
-            if given.vocabulary.fingerprint != self.encoder.vocabulary.fingerprint:
-                raise FingerprintMismatch(
-                    f"{self.config.vectors} has the vocabulary {given.vocabulary.fingerprint[:8]}, the model has "
-                    f"{self.encoder.vocabulary.fingerprint[:8]}; give the word vectors the model was trained with (--vectors)"
-                )
-            vectors = given.vectors
-        return methods | averaging_baselines(self.tokens, vectors, self._reference())
-
-    def _reference(self) -> list[str]:
-        """Return sentences of the training corpus, for the baseline that needs some."""
-        if self.token_set:
-            return token_set_sentences(self.token_set, _TRAINING_SENTENCES, held_out=False).texts
-        return self.sentences[1].texts[:_TRAINING_SENTENCES]
-
-    def run(self) -> dict[str, Any]:
-        """Return all figures."""
-        steps: dict[str, Callable[[], Any]] = {
-            "similarity": self._similarity,
-            "document_similarity": lambda: similarity.document_similarity(self.methods, self.split),
-            "classification": self._classification,
-            "clustering": self._clustering,
-            "retrieval": self._retrieval,
-            "decoding": self._decoding,
-            "map": lambda: examples.article_map(self.sentences[1], self.methods["model"]),
-            "neighbours": lambda: examples.neighbours(self.sentences[1], self.methods["model"], seed=self.config.seed),
+        return {
+            "model": self._model,
+            "original": of_folder(config.original, "model"),
+            "embeddings": of_folder(config.embeddings, "embeddings"),
+            "tokens": of_folder(config.tokens, "token_set"),
+            "vectors": of_folder(config.vectors, "word_vectors"),
+            "sts": of_files(config.sts),
+            "classification": of_files(config.classification),
+            "compare": of_files([results_path(path) for path in config.compare]),
+            "bm25": True,  # folders of earlier versions say whether it was measured
+            **{name: getattr(config, name) for name in ("folds", "bootstrap", "num_queries", "max_rows")},
+            **{name: getattr(config, name) for name in ("embedding", "num_decoded", "gpu", "seed")},
         }
+
+    def begin(self, report: Reporter) -> None:
+        """Read everything that is given: a wrong file is noticed before minutes of work."""
+        self.inputs = Inputs(self.config)
+
+    def make(self, report: Reporter) -> Made:
+        """Measure, and write the figures and the page."""
+        started = time.monotonic()
+        notes: list[str] = []
         results: dict[str, Any] = {"format": 1, "model": self._about()}
-        for number, (name, step) in enumerate(steps.items()):
-            self.report.progress(STAGE, number, len(steps), "steps")
-            results[name] = step()
-        self.report.progress(STAGE, len(steps), len(steps), "steps")
+        measures = self._measures(notes)
+        for number, (name, measure) in enumerate(measures.items()):
+            report.progress(self.name, number, len(measures), "steps")
+            results[name] = measure()
+        report.progress(self.name, len(measures), len(measures), "steps")
         results["headline"] = headline(results)
-        results["curves"] = self._curves()
-        results["comparison"] = self._comparison(results)
-        results["notes"] = self.notes
-        return results
+        results |= {"curves": self.inputs.curves, "comparison": self._comparison(results), "notes": notes}
+        settings = self.settings()
+        results |= {"settings": settings, "made_by": provenance(), "seconds": round(time.monotonic() - started, 1)}
+        results = plain(results)
+        storage.write_json(storage.join(self.output, RESULTS), results)
+        storage.write_bytes(storage.join(self.output, PAGE), render(results).encode("utf-8"))
+        return Made(content={"settings": settings, "scores": _of_model(results)}, decided_by=settings)
+
+    def facts(self, content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return the model's scores."""
+        scores = content["scores"]
+        return len(scores), {**scores, "report": storage.join(self.output, PAGE)}
+
+    def _measures(self, notes: list[str]) -> dict[str, Callable[[], Any]]:
+        config, given, methods, seed = self.config, self.inputs, self.inputs.methods, self.config.seed
+        return {
+            "similarity": lambda: similarity.similarity(given.pairs, methods, bootstrap=config.bootstrap, seed=seed),
+            "document_similarity": lambda: similarity.document_similarity(methods, given.split),
+            "classification": lambda: classification(given.labelled, methods, folds=config.folds, seed=seed),
+            "clustering": lambda: clustering(given.labelled, methods, seed=seed),
+            "retrieval": self._retrieval,
+            "decoding": lambda: self._decoding(notes),
+            "map": lambda: examples.article_map(given.sentences, methods["model"]),
+            "neighbours": lambda: examples.neighbours(given.sentences, methods["model"], seed=seed),
+        }
 
     def _about(self) -> dict[str, Any]:
+        encoder = self.inputs.encoder
         path = storage.resolve(self.config.model)
         name = storage.name(path)
         return {
             "name": storage.name(storage.parent(path)) if name == "model" else name,
             "path": path,
-            "fingerprint": self.encoder.fingerprint,
-            "embedding": self.encoder.embedding,
-            "dimension": self.encoder.embedding_dimension,
-            "config": dataclasses.asdict(self.encoder.config),
+            "fingerprint": encoder.fingerprint,
+            "embedding": encoder.embedding,
+            "dimension": encoder.embedding_dimension,
+            "config": dataclasses.asdict(encoder.config),
         }
 
-    def _similarity(self) -> dict[str, Any] | None:
-        if not self.pairs:
-            return None
-        found = similarity.similarity(self.pairs, self.methods, bootstrap=self.config.bootstrap, seed=self.config.seed)
-        for points in found["points"].values():
-            step = -(-len(points["gold"]) // _MAX_POINTS)
-            points.update({side: values[::step] for side, values in points.items()})
-        return found
-
-    def _classification(self) -> dict[str, Any] | None:
-        if not self.labelled:
-            return None
-        return classify.classification(self.labelled, self.methods, folds=self.config.folds, seed=self.config.seed)
-
-    def _clustering(self) -> dict[str, Any] | None:
-        return clustering(self.labelled, self.methods, seed=self.config.seed) if self.labelled else None
-
     def _retrieval(self) -> list[dict[str, Any]]:
-        config = self.config
+        config, given = self.config, self.inputs
         options = {"num_queries": config.num_queries, "bootstrap": config.bootstrap, "seed": config.seed}
         found = []
-        if self.corpus:
-            tasks = retrieve_embedded(self.corpus, embed_titles=self.encoder.encode, **options)
-            found.append({"name": "the embedded corpus", "tasks": {task: {"model": f} for task, f in tasks.items()}})
-        if not has_bm25():
-            self.notes.append(f"BM25 was not measured, since bm25s is not installed ({INSTALL}).")
-        name, sentences = self.sentences
-        bm25 = self.tokens if has_bm25() else None
-        found.append({"name": name, "tasks": retrieve_in_memory(sentences, self.methods, bm25=bm25, **options)})
-        return found
+        if given.corpus:
+            stored = retrieve(given.corpus, given.encoder.encode, **options)
+            found.append({"name": "the embedded corpus", "tasks": _by_task({"model": stored})})
+        here = {}
+        for name, embed in given.methods.items():
+            embedded = dataclasses.replace(given.sentences, vectors=embed(given.sentences.texts))
+            here[name] = retrieve(embedded, embed, **options)
+        here["bm25"] = retrieve_bm25(given.sentences, given.tokens, **options)
+        return [*found, {"name": given.source, "tasks": _by_task(here)}]
 
-    def _decoding(self) -> dict[str, Any] | None:
-        number = self.config.num_decoded
+    def _decoding(self, notes: list[str]) -> dict[str, Any] | None:
+        number, given = self.config.num_decoded, self.inputs
         if not number:
             return None
-        methods = self._decoders()
-        methods["most_frequent_word"] = most_frequent_word(self.tokens, self.encoder.max_tokens)
-        if self.token_set:
-            texts = token_set_sentences(self.token_set, 20 * number, held_out=True, min_tokens=1).texts
-            known = token_set_sentences(self.token_set, _TRAINING_SENTENCES, held_out=False).texts
-            nearest = NearestSentence(known, self.encoder.encode(known))
-            methods["nearest_sentence"] = nearest_sentence(nearest, self.encoder.encode, self.tokens)
+        methods = {name: by_encoder(encoder) for name, encoder in given.decoders().items()}
+        methods["most_frequent_word"] = most_frequent_word(given.tokens, given.encoder.max_tokens)
+        if given.token_set:
+            texts = token_set_sentences(given.token_set, 20 * number, held_out=True, min_tokens=1).texts
+            methods["nearest_sentence"] = nearest_sentence(given.trained_on, given.encoder.encode, given.tokens)
         else:
-            texts = self.sentences[1].texts
-            self.notes.append(
+            texts = given.sentences.texts
+            notes.append(
                 "The decoded sentences may have been trained on, and the nearest training sentence was not measured: "
                 "no token set was given (--tokens)."
             )
         # Evenly, so that they come from many articles.
         texts = texts[:: max(1, len(texts) // number)][:number]
-        return decoding(texts, self.tokens, methods, max_tokens=self.encoder.max_tokens)
-
-    def _decoders(self) -> dict[str, Decode]:
-        """Return what is decoded, whatever else is measured: the closed form, and the LSTM alone."""
-        own = self.encoder
-        names = (own.embedding,) if _is_original(own) else ("exact", "joined")
-        encoders = {name: own if name == own.embedding else self._encoder(self.config.model, name) for name in names}
-        if self.original and (_is_original(self.original) or self.original.embedding != "order"):
-            encoders["original"] = self.original
-        return {name: by_encoder(encoder) for name, encoder in encoders.items()}
-
-    def _curves(self) -> dict[str, Any]:
-        path = self.config.metrics or storage.join(storage.parent(storage.resolve(self.config.model)), "metrics.jsonl")
-        if not storage.exists(path):
-            if self.config.metrics:
-                raise FileNotFoundError(f"no file at {path} (--metrics)")
-            return {}
-        return training_curves(storage.read_bytes(path))
+        return decoding(texts, given.tokens, methods, max_tokens=given.encoder.max_tokens)
 
     def _comparison(self, results: Mapping[str, Any]) -> dict[str, Any] | None:
-        return compared(results, self.config.compare) if self.config.compare else None
+        """Return the figures of this and other evaluations by the names of their models."""
+        if not self.inputs.others:
+            return None
+        found = {results["model"]["name"]: _of_model(results)}
+        for path, other in self.inputs.others.items():
+            name = other["model"]["name"]
+            found[f"{name} ({path})" if name in found else name] = _of_model(other)
+        return found
 
 
-def _is_original(encoder: SentenceEncoder) -> bool:
-    from lstm_embed.model.config import OriginalConfig
-
-    return isinstance(encoder.config, OriginalConfig)
+def _of_model(results: Mapping[str, Any]) -> dict[str, float | None]:
+    return {measure: methods.get("model") for measure, methods in results["headline"].items()}
 
 
-def _remembering(embed: Embed, texts: list[str]) -> Embed:
-    """Return `embed`, which works on one list, met again and again, only once."""
-    known: list[FloatArray] = []
-
-    def embed_once(wanted: Sequence[str]) -> FloatArray:
-        if wanted is not texts:
-            return embed(wanted)
-        if not known:
-            known.append(embed(texts))
-        return known[0]
-
-    return embed_once
+def _by_task(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Turn figures by method and task into figures by task and method."""
+    return {
+        task: {method: tasks[task] for method, tasks in found.items() if task in tasks}
+        for task in ("sentence", "title")
+    }

@@ -1,10 +1,11 @@
-"""What an evaluation leaves behind: results.json, the page drawn from it, and the few numbers that stand for it."""
+"""results.json: what it may hold, the few numbers that stand for it, and how it is read again."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,27 @@ import numpy as np
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.evaluation.decoding import ALL
-from lstm_embed.evaluation.report import render
 
-RESULTS, PAGE = "results.json", "report.html"
+RESULTS = "results.json"
+_MAX_POINTS = 400
+_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Characters that HTML cannot hold."""
+
+Headline = dict[str, dict[str, float | None]]
+"""One number by measure and method."""
 
 
-def write_results(output: str, results: Mapping[str, Any]) -> None:
-    """Write results.json and the page drawn from it."""
-    content = plain(results)
-    storage.write_json(storage.join(output, RESULTS), content)
-    storage.write_bytes(storage.join(output, PAGE), render(content).encode("utf-8", "replace"))
+def plain(value: Any) -> Any:
+    """Return a value as JSON and HTML can hold it: numbers rounded to four decimals, NaN as None, no control characters."""
+    if isinstance(value, Mapping):
+        return {plain(str(key)): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    return _FORBIDDEN.sub("\ufffd", value) if isinstance(value, str) else value
 
 
 def results_path(path: str) -> str:
@@ -30,86 +42,80 @@ def results_path(path: str) -> str:
     return path if path.endswith(".json") else storage.join(path, RESULTS)
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: numbers rounded to four decimals, NaN as None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return round(float(value), 4) if math.isfinite(value) else None
-    return value
+def read_results(path: str, flag: str) -> dict[str, Any]:
+    """Return what an evaluation found, given as its folder or results.json.
 
-
-def compared(results: Mapping[str, Any], others: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """Return the model's numbers in this evaluation and in others, by the names of the models.
+    Args:
+        path: The folder or file.
+        flag: Flag that named it, for the message.
 
     Raises:
-        FileNotFoundError: if another evaluation is not there.
-        InputError: if a file is none.
+        FileNotFoundError: if there is no such file.
+        InputError: if it is no result of an evaluation.
     """
+    path = results_path(path)
+    if not storage.exists(path):
+        raise FileNotFoundError(f"no file at {path} ({flag})")
+    try:
+        content = storage.read_json(path)
+        names = [content["model"][key] for key in ("name", "fingerprint", "embedding")]
+        figures = [figure for methods in content["headline"].values() for figure in methods.values()]
+        sound = all(isinstance(name, str) for name in names)
+        sound &= all(figure is None or isinstance(figure, int | float) for figure in figures)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise InputError(
+            f"{path} is no result of an evaluation; expected JSON with the model's name, fingerprint and embedding, and its "
+            f"headline ({flag})"
+        )
+    return dict(content)
 
-    def of_model(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
-        return {name: column.get("model") for name, column in scores.items()}
 
-    found = {results["model"]["name"]: of_model(results["headline"])}
-    for path in map(results_path, others):
-        other = storage.read_json(path)
-        if not isinstance(other, dict) or "headline" not in other:
-            raise InputError(f"{path} is no result of an evaluation (--compare)")
-        name = other["model"]["name"]
-        found[f"{name} ({path})" if name in found else name] = of_model(other["headline"])
-    return found
+def headline(results: Mapping[str, Any]) -> Headline:
+    """Return one number by measure and method: what the summary shows and comparisons draw."""
 
+    def column(section: str, figure: str) -> dict[str, float | None]:
+        found = results.get(section) or {}
+        return {name: figures[figure] for name, figures in found.get("methods", found).items()}
 
-def headline(results: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Return one number a measure and method: what the summary shows and comparisons draw."""
-    columns: dict[str, dict[str, float | None]] = {}
-
-    def take(title: str, methods: Mapping[str, Any] | None, value: Callable[[Any], float | None]) -> None:
-        if methods:
-            columns[title] = {name: value(figures) for name, figures in methods.items()}
-
-    def methods_of(section: str) -> Mapping[str, Any] | None:
-        found: Mapping[str, Any] | None = (results.get(section) or {}).get("methods")
-        return found
-
-    take("similarity, mean Spearman", methods_of("similarity"), lambda f: f["mean_spearman"])
-    take("news texts, Pearson", results.get("document_similarity"), lambda f: f["pearson"])
-    take("classification, mean accuracy", methods_of("classification"), lambda f: f["mean"])
-    for corpus in results.get("retrieval") or ():
+    columns = {
+        "similarity, mean Spearman": column("similarity", "mean_spearman"),
+        "news texts, Pearson": column("document_similarity", "pearson"),
+        "classification, mean accuracy": column("classification", "mean"),
+    }
+    for corpus in results["retrieval"]:
         which = ", embedded corpus" if corpus["name"] == "the embedded corpus" else ""
-        for task, title in (("sentence", "sentence finds article, MRR"), ("title", "title finds article, MRR")):
-            take(title + which, corpus["tasks"].get(task), lambda f: f["mrr"])
-    own = (results.get("model") or {}).get("embedding")
-    decoded = {"model" if name == own else name: f.get(ALL) for name, f in (methods_of("decoding") or {}).items()}
+        for task in ("sentence", "title"):
+            figures = corpus["tasks"].get(task, {})
+            columns[f"{task} finds article, MRR{which}"] = {name: found["mrr"] for name, found in figures.items()}
+    own = results["model"]["embedding"]
+    decoded = ((results["decoding"] or {}).get("methods") or {}).items()
     for figure, title in (("exact", "sentences decoded word for word, %"), ("in_place", "words decoded in place, %")):
-        take(title, decoded, lambda f, figure=figure: f and f[figure])  # type: ignore[misc]
-    return columns
+        columns[title] = {
+            "model" if name == own else name: rows[ALL][figure] if ALL in rows else None for name, rows in decoded
+        }
+    return {title: figures for title, figures in columns.items() if figures}
 
 
-def training_curves(lines: bytes) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Return the lines of a metrics.jsonl by what they measure: {"loss": {"train": [(step, value)], "val": […]}}.
+def training_curves(path: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return what a metrics.jsonl holds by what it measures: {"loss": {"train": [(step, value)], "val": […]}}.
 
     Lines that are no JSON (a run may be writing the last one) are passed over; long curves are thinned.
     """
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for line in lines.splitlines():
-        try:
-            entry = json.loads(line)
-            step = float(entry["train/step"])
-        except (ValueError, KeyError, TypeError):
-            continue
-        for name, value in entry.items():
-            part, slash, measure = name.partition("/")
-            if slash and isinstance(value, int | float) and math.isfinite(value):
-                curves.setdefault(measure, {}).setdefault(part, []).append((step, float(value)))
-    curves.pop("step", None)
-    for drawn in curves.values():
-        for part, points in drawn.items():
-            drawn[part] = points[:: -(-len(points) // 400)]
-    return curves
+    with storage.open_stream(path) as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                step = float(entry.pop("train/step"))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+            for name, value in entry.items():
+                part, slash, measure = name.partition("/")
+                if slash and isinstance(value, int | float) and math.isfinite(value):
+                    curves.setdefault(measure, {}).setdefault(part, []).append((step, float(value)))
+    return {
+        measure: {part: points[:: -(-len(points) // _MAX_POINTS)] for part, points in parts.items()}
+        for measure, parts in curves.items()
+    }

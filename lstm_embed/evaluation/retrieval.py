@@ -1,249 +1,165 @@
 """Retrieval without labels: does a sentence find other sentences of its article, does a title find its article?
 
 A query's rank is that of the best row of its article among all other rows; ties count half. So recall@k is the share of
-queries that find their article among the first k rows, MRR the mean of 1/rank.
+queries that find their article among the first k rows, MRR the mean of 1/rank. A corpus is read a chunk at a time and may
+be larger than memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import bm25s
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed.evaluation.baselines import Bm25, Embed, FloatArray, Tokens
-from lstm_embed.evaluation.corpora import EmbeddedCorpus, Keys, Rows, Sentences
-from lstm_embed.evaluation.similarity import interval
+from lstm_embed.evaluation.baselines import Embed, FloatArray, Tokens
+from lstm_embed.evaluation.corpora import EmbeddedCorpus, Sentences
+from lstm_embed.evaluation.labelled import Floats
+from lstm_embed.evaluation.similarity import interval, resample
 from lstm_embed.words.scores import unit_rows
 
 CUTOFFS = (1, 10, 100)
-_CHUNK_ROWS = 8_192
+_BM25_QUERIES = 100
+"""Queries whose BM25 scores, of the whole corpus, are held at once."""
 
-ScoreChunks = Callable[[], Iterator[tuple[int, Keys, FloatArray]]]
-"""Yields, the same way at each call: number of the first row, the rows' keys (n,), scores of the queries (Q, n)."""
+Scored = Callable[[], Iterable[tuple[Sentences, FloatArray]]]
+"""Yields, the same way at each call, the chunks of a corpus and the scores of the queries for their rows, shape (Q, n)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Queries:
-    """What is looked for.
+class Query:
+    """What is looked for: the article of a row, by that row or by the article's title.
 
     Attributes:
-        keys: Article of each query, shape (Q,).
-        rows: Its own row in the corpus, which does not count; -1 for a title.
-        titles: Titles to look for, empty where the queries are rows.
+        key: Number of the article.
+        row: Number of the row within the corpus, which does not count as found; -1 for a title.
+        text: Text of the row, or the title.
+        vector: Vector of the row, if the corpus has vectors.
     """
 
-    keys: Keys
-    rows: npt.NDArray[np.int64]
-    titles: list[str]
+    key: int
+    row: int
+    text: str
+    vector: FloatArray | None = None
 
 
-def choose_queries(chunks: Iterator[Rows], num_queries: int, seed: int = 0) -> tuple[Queries, Queries]:
-    """Choose rows, and titles, at random in one pass; only those of articles with at least two rows.
-
-    Returns:
-        Sentence queries and title queries, in the order of the corpus; either may be empty.
-    """
-    rows, keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)
-    titles: dict[int, tuple[int, str]] = {}
+def choose_queries(chunks: Iterable[Sentences], num_queries: int, seed: int = 0) -> list[Query]:
+    """Choose rows, and titles, at random in one pass: up to `num_queries` of either, and only of articles that have two rows
+    in a chunk."""
+    rng = np.random.default_rng(seed)
+    salt = int(rng.integers(2**63))
+    first = 0
+    rows: dict[float, Query] = {}
+    titles: dict[float, Query] = {}
     for chunk in chunks:
         _, inverse, counts = np.unique(chunk.keys, return_inverse=True, return_counts=True)
-        usable = np.flatnonzero((counts[inverse] > 1) & ~chunk.is_title())
-        rows, keys = np.append(rows, usable + chunk.first), np.append(keys, chunk.keys[usable])
-        least = np.argsort(_noise(rows.astype(np.uint64), seed), kind="stable")[:num_queries]
-        rows, keys = rows[least], keys[least]
-        for number in usable[np.unique(chunk.keys[usable], return_index=True)[1]]:
-            if chunk.titles[number]:
-                key = int(chunk.keys[number])
-                titles.setdefault(key, (int(chunk.first + number), chunk.titles[number]))
-        if len(titles) > num_queries:
-            known = np.array(list(titles), np.uint64)
-            least = np.argsort(_noise(known, seed + 1), kind="stable")[:num_queries]
-            titles = {int(key): titles[int(key)] for key in known[least]}
-    order = np.argsort(rows)
-    named = sorted(titles.items(), key=lambda item: item[1][0])
-    return (
-        Queries(keys=keys[order], rows=rows[order], titles=[]),
-        Queries(
-            keys=np.array([key for key, _ in named], np.uint64),
-            rows=np.full(len(named), -1),
-            titles=[title for _, (_, title) in named],
-        ),
-    )
+        lots = rng.random(len(chunk.keys))
+        for i in np.flatnonzero((counts[inverse] > 1) & ~chunk.are_titles()):
+            key = int(chunk.keys[i])
+            vector = None if chunk.vectors is None else chunk.vectors[i].copy()
+            rows[lots[i]] = Query(key=key, row=int(first + i), text=chunk.texts[i], vector=vector)
+            if chunk.titles[i]:
+                # Keys are hashes: mixed with a random number, the least ones are a random choice of articles.
+                titles.setdefault(key ^ salt, Query(key=key, row=-1, text=chunk.titles[i]))
+        rows, titles = (dict(heapq.nsmallest(num_queries, some.items(), key=lambda x: x[0])) for some in (rows, titles))
+        first += len(chunk.keys)
+    return [*rows.values(), *titles.values()]
 
 
-def _noise(values: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
-    """Mix bits (the finaliser of SplitMix64), so that the least values are a random choice."""
-    mixed = values + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    result: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
-    return result
+def ranks(queries: Sequence[Query], scored: Scored) -> tuple[Floats, int]:
+    """Return the rank of each query's article, and the number of rows, in two passes: find the best score of the article's
+    rows, count the higher ones."""
+    best = np.full(len(queries), -np.inf, np.float32)
+    num_rows = 0
+    for own, scores in _comparable(queries, scored):
+        best = np.maximum(best, scores.max(axis=1, where=own, initial=-np.inf))
+        num_rows += scores.shape[1]
+    higher = np.zeros(len(queries))
+    for own, scores in _comparable(queries, scored):
+        higher += ((scores > best[:, None]) & ~own).sum(axis=1) + ((scores == best[:, None]) & ~own).sum(axis=1) / 2
+    return 1 + higher, num_rows
 
 
-def ranks(queries: Queries, score_chunks: ScoreChunks) -> npt.NDArray[np.float64]:
-    """Return the rank of each query's article in two passes: find the best score of its rows, count the higher ones."""
-    best = np.full(len(queries.keys), -np.inf, np.float32)
-    for first, keys, scores in score_chunks():
-        ours = _ours(queries, first, keys)
-        best = np.maximum(best, np.where(ours, scores, -np.inf).max(axis=1))
-    higher = np.zeros(len(best))
-    for _, keys, scores in score_chunks():
-        others = keys[None, :] != queries.keys[:, None]
-        higher += (others & (scores > best[:, None])).sum(axis=1)
-        higher += (others & (scores == best[:, None])).sum(axis=1) / 2
-    return 1 + higher
+def _comparable(queries: Sequence[Query], scored: Scored) -> Iterator[tuple[npt.NDArray[np.bool_], FloatArray]]:
+    """Yield which rows are of a query's article, and the scores; that of the query itself, and for a title that of rows
+    that only repeat one, is the least."""
+    keys = np.array([query.key for query in queries], np.uint64)[:, None]
+    rows = np.array([query.row for query in queries], np.int64)[:, None]
+    first = 0
+    for chunk, scores in scored():
+        hidden = rows == np.arange(first, first + len(chunk.keys))
+        hidden |= (rows < 0) & chunk.are_titles()
+        yield keys == chunk.keys, np.where(hidden, np.float32(-np.inf), scores)
+        first += len(chunk.keys)
 
 
-def _ours(queries: Queries, first: int, keys: Keys) -> npt.NDArray[np.bool_]:
-    ours = keys[None, :] == queries.keys[:, None]
-    own = queries.rows - first
-    inside = np.flatnonzero((own >= 0) & (own < len(keys)))
-    ours[inside, own[inside]] = False
-    return ours
-
-
-def figures(found: npt.NDArray[np.float64], num_rows: int, bootstrap: int = 0, seed: int = 0) -> dict[str, Any]:
-    """Return recall@k (in %) and MRR (x100) of some ranks, with an interval for MRR."""
-    result: dict[str, Any] = {"queries": len(found), "rows": num_rows}
-    if not len(found):
-        return {**result, "mrr": None, **{f"recall@{k}": None for k in CUTOFFS}}
-    result["mrr"] = 100 * float((1 / found).mean())
-    if bootstrap:
-        chosen = np.random.default_rng(seed).integers(0, len(found), (bootstrap, len(found)))
-        result["mrr_interval"] = interval(100 * (1 / found)[chosen].mean(axis=1))
-    return {**result, **{f"recall@{k}": 100 * float((found <= k).mean()) for k in CUTOFFS}}
-
-
-def _scores_of(vectors: FloatArray, keys: Keys, queries: FloatArray) -> ScoreChunks:
-    def chunks() -> Iterator[tuple[int, Keys, FloatArray]]:
-        for first in range(0, len(keys), _CHUNK_ROWS):
-            yield first, keys[first : first + _CHUNK_ROWS], queries @ vectors[first : first + _CHUNK_ROWS].T
-
-    return chunks
-
-
-def retrieve_in_memory(
-    corpus: Sentences,
-    methods: Mapping[str, Embed],
-    *,
-    bm25: Tokens | None = None,
-    num_queries: int = 1000,
-    bootstrap: int = 0,
-    seed: int = 0,
+def retrieve(
+    corpus: Sentences | EmbeddedCorpus, embed: Embed, *, num_queries: int = 1000, bootstrap: int = 0, seed: int = 0
 ) -> dict[str, Any]:
-    """Score methods, and BM25 if it is given a tokenizer, on sentences held in memory.
-
-    Returns:
-        `sentence` and `title`: the figures of each method (`title` is empty without titles).
-    """
-    by_row, by_title = choose_queries(iter([corpus.rows()]), num_queries, seed)
-    # A row that only repeats the title would make the second task trivial.
-    content = ~corpus.rows().is_title()
-    results: dict[str, dict[str, Any]] = {"sentence": {}, "title": {}}
-
-    def measure(name: str, embed_rows: Callable[[Queries], FloatArray], rows: FloatArray) -> None:
-        for task, queries, keep in (("sentence", by_row, np.ones(len(content), bool)), ("title", by_title, content)):
-            if len(queries.keys):
-                found = ranks(queries, _scores_of(rows[keep], corpus.keys[keep], embed_rows(queries)))
-                results[task][name] = figures(found, int(keep.sum()), bootstrap, seed)
-
-    for name, embed in methods.items():
-        units = unit_rows(embed(corpus.texts))
-
-        def query_units(queries: Queries, units: FloatArray = units, embed: Embed = embed) -> FloatArray:
-            return unit_rows(embed(queries.titles)) if queries.titles else units[queries.rows]
-
-        measure(name, query_units, units)
-    if bm25 is not None and len(by_row.keys):
-        for task, found in _bm25_ranks(corpus, by_row, by_title, content, bm25).items():
-            results[task]["bm25"] = figures(found, len(corpus.texts), bootstrap, seed)
-    return results
-
-
-def _bm25_ranks(
-    corpus: Sentences, by_row: Queries, by_title: Queries, content: npt.NDArray[np.bool_], tokens: Tokens
-) -> dict[str, npt.NDArray[np.float64]]:
-    index = Bm25(corpus.texts, tokens)
-    found = {}
-    for task, queries in (("sentence", by_row), ("title", by_title)):
-        texts = queries.titles or [corpus.texts[row] for row in queries.rows]
-        collected = []
-        for start in range(0, len(texts), 100):
-            some = slice(start, start + 100)
-            scores = index.scores(texts[some])
-            if task == "title":
-                scores[:, ~content] = -1.0
-            part = Queries(keys=queries.keys[some], rows=queries.rows[some], titles=[])
-            collected.append(ranks(part, lambda scores=scores: iter([(0, corpus.keys, scores)])))  # type: ignore[misc]
-        if collected:
-            found[task] = np.concatenate(collected)
-    return found
-
-
-def retrieve_embedded(
-    corpus: EmbeddedCorpus,
-    *,
-    embed_titles: Embed | None = None,
-    num_queries: int = 1000,
-    bootstrap: int = 0,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Score stored vectors by streaming the folder a few times; memory does not grow with it.
+    """Score vectors by how well rows and titles find their articles.
 
     Args:
-        corpus: The embeddings.
-        embed_titles: The model that made them, for title queries; without it they are left out.
+        corpus: Sentences with vectors.
+        embed: What made the vectors; it embeds the titles.
         num_queries: Sentences, and titles, to look for.
         bootstrap: Resamplings for intervals; 0 for none.
-        seed: Decides the choice.
+        seed: Start of the choice and the resamplings.
 
     Returns:
-        Figures by task: `sentence`, `title`.
+        Figures of `sentence` and `title`; either is left out where there is nothing to look for.
     """
-    by_row, by_title = choose_queries(corpus.chunks(), num_queries, seed)
-    num_rows = 0
-    taken = []
-    for rows in corpus.chunks(vectors=True, texts=False):
-        own = by_row.rows - rows.first
-        inside = own[(own >= 0) & (own < len(rows.keys))]
-        assert rows.vectors is not None
-        taken.append(rows.vectors[inside])
-        num_rows += len(rows.keys)
-    results: dict[str, Any] = {}
-    if len(by_row.keys):
-        found = ranks(by_row, _stored_scores(corpus, unit_rows(np.concatenate(taken)), drop_titles=False))
-        results["sentence"] = figures(found, num_rows, bootstrap, seed)
-    if embed_titles and by_title.titles:
-        found = ranks(by_title, _stored_scores(corpus, unit_rows(embed_titles(by_title.titles)), drop_titles=True))
-        results["title"] = figures(found, num_rows, bootstrap, seed)
-    return results
+    queries = choose_queries(corpus.chunks(), num_queries, seed)
+    if not queries:
+        return {}
+    titles = embed([query.text for query in queries if query.row < 0])
+    units = unit_rows(np.array([*(query.vector for query in queries if query.row >= 0), *titles], np.float32))
+
+    def scored() -> Iterator[tuple[Sentences, FloatArray]]:
+        for chunk in corpus.chunks():
+            assert chunk.vectors is not None
+            yield chunk, units @ unit_rows(chunk.vectors).T
+
+    return _by_task(queries, *ranks(queries, scored), bootstrap, seed)
 
 
-def _stored_scores(corpus: EmbeddedCorpus, queries: FloatArray, *, drop_titles: bool) -> ScoreChunks:
-    def chunks() -> Iterator[tuple[int, Keys, FloatArray]]:
-        for rows in corpus.chunks(vectors=True, texts=drop_titles):
-            assert rows.vectors is not None
-            scores = queries @ unit_rows(rows.vectors).T
-            if drop_titles:
-                scores[:, rows.is_title()] = -np.inf
-            yield rows.first, rows.keys, scores
-
-    return chunks
-
-
-def article_retrieval(
-    embeddings: str, *, num_queries: int = 1000, max_rows: int = 200_000, seed: int = 0
+def retrieve_bm25(
+    corpus: Sentences, tokens: Tokens, *, num_queries: int = 1000, bootstrap: int = 0, seed: int = 0
 ) -> dict[str, Any]:
-    """Return how well the sentences of an embeddings folder find their articles: `recall@k` (in %), `mrr` (x100), `queries`,
-    `rows`; all None if no article has two sentences.
+    """Score BM25 on the same queries; texts are split into words the same way as for the model."""
+    queries = choose_queries(corpus.chunks(), num_queries, seed)
+    index = bm25s.BM25()
+    index.index(tokens.words(corpus.texts), show_progress=False)
 
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        InputError: if it is no finished embeddings folder.
-    """
-    corpus = EmbeddedCorpus(embeddings, max_rows)
-    found = retrieve_embedded(corpus, num_queries=num_queries, seed=seed)
-    return dict(found.get("sentence", figures(np.zeros(0), 0)))
+    def ranks_of(some: Sequence[Query]) -> Floats:
+        known = [[w for w in words if w in index.vocab_dict] for words in tokens.words([query.text for query in some])]
+        nothing = np.zeros(len(corpus.texts), np.float32)
+        scores = np.array([index.get_scores(words) if words else nothing for words in known])
+        return ranks(some, lambda: [(corpus, scores)])[0]
+
+    groups = [queries[start : start + _BM25_QUERIES] for start in range(0, len(queries), _BM25_QUERIES)]
+    found = np.concatenate([np.zeros(0), *map(ranks_of, groups)])
+    return _by_task(queries, found, len(corpus.texts), bootstrap, seed)
+
+
+def _by_task(
+    queries: Sequence[Query], found: Floats, num_rows: int, bootstrap: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Return recall@k (in %) and MRR (x100) by task, with an interval for MRR."""
+    are_titles = np.array([query.row < 0 for query in queries], bool)
+    results: dict[str, dict[str, Any]] = {}
+    for task, of_task in (("sentence", found[~are_titles]), ("title", found[are_titles])):
+        if len(of_task):
+            inverse = 100 / of_task
+            drawn = [float(inverse[some].mean()) for some in resample(len(inverse), bootstrap, seed)]
+            results[task] = {
+                "queries": len(of_task),
+                "rows": num_rows,
+                "mrr": float(inverse.mean()),
+                "mrr_interval": interval(drawn),
+                **{f"recall@{k}": 100 * float((of_task <= k).mean()) for k in CUTOFFS},
+            }
+    return results

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_embed.base import storage
-from lstm_embed.base.errors import FingerprintMismatch, InputError, LstmEmbedError
+from lstm_embed.base.errors import FingerprintMismatch, LstmEmbedError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.pieces import MARK
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED
+from lstm_embed.evaluation.results import read_results
 from lstm_embed.export import standalone
 from lstm_embed.export.card import model_card
 from lstm_embed.export.config import ExportConfig
@@ -61,7 +62,7 @@ class ExportStage(FolderStage[ExportConfig]):
         made = open_model(storage.resolve(self.config.model))
         self._model = made["fingerprint"]
         self._embedding = self.config.embedding or made["content"]["embedding"]
-        self._scores = _read_scores(self.config.scores) if self.config.scores else None
+        self._scores = read_results(self.config.scores, "--scores") if self.config.scores else None
         if self._scores:
             _check_scores(self.config.scores, self._scores["model"], self.settings())
 
@@ -218,25 +219,6 @@ def _check(model: LoadedModel, encode: Encode) -> float:
             f"{allowed:.2g}; nothing was written. Other versions of torch, onnx or tokenizers may do better"
         )
     return largest
-
-
-def _read_scores(path: str) -> dict[str, Any]:
-    """Return what an evaluation found, given as its folder or results.json.
-
-    Raises:
-        InputError: if it is something else.
-    """
-    path = storage.resolve(path)
-    if not path.endswith(".json"):
-        path = storage.join(path, "results.json")
-    if not storage.exists(path):
-        raise FileNotFoundError(f"no file at {path} (--scores)")
-    try:
-        scores = storage.read_json(path)
-        _ = scores["model"]["fingerprint"], scores["model"]["embedding"], scores["headline"].items()
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise InputError(f"{path} is no result of an evaluation (--scores)") from None
-    return dict(scores)
 
 
 def _check_scores(path: str, scored: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The encoder as a step of a scikit-learn pipeline: texts in, a feature matrix out. Needs scikit-learn."""
+"""The encoder as a step of a scikit-learn pipeline: texts in, a feature matrix out."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import KIND
-
-try:
-    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-except ModuleNotFoundError as error:
-    raise ImportError("SentenceVectorizer needs scikit-learn: pip install 'lstm_embed[sklearn]'") from error
 
 Matrix = npt.NDArray[np.floating[Any]]
 

@@ -103,10 +103,11 @@ def measure(flags: str, arguments: argparse.Namespace, seed: int) -> Figures:
 def scores(model: Any, tokens: Any, arguments: argparse.Namespace) -> Figures:
     """Return the figures of a trained model."""
     from lstm_embed.evaluation.baselines import Tokens
-    from lstm_embed.evaluation.classification import accuracy, read_sets
+    from lstm_embed.evaluation.classification import accuracy
     from lstm_embed.evaluation.corpora import token_set_sentences
     from lstm_embed.evaluation.decoding import by_encoder, figures
-    from lstm_embed.evaluation.similarity import cosines, read_pairs, spearman
+    from lstm_embed.evaluation.labelled import read_pairs, read_sets
+    from lstm_embed.evaluation.similarity import cosines, spearman
     from lstm_embed.model.encoder import SentenceEncoder
 
     encoders = {
@@ -118,7 +119,7 @@ def scores(model: Any, tokens: Any, arguments: argparse.Namespace) -> Figures:
     for name in ("meaning", "joined"):
         encode = encoders[name].encode
         rhos = [spearman(one.gold, cosines(encode(one.left), encode(one.right))) for one in pairs]
-        found[name] = 100 * float(np.mean(rhos)) if rhos else 0.0
+        found[name] = float(np.mean(rhos)) if rhos else 0.0
     for labelled in read_sets(arguments.classification):
         found[labelled.name] = accuracy(labelled, encoders["joined"].encode)["accuracy"]
     texts = token_set_sentences(tokens, 20 * arguments.sentences, held_out=True).texts
