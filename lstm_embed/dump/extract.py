@@ -1,4 +1,8 @@
-"""The stage from a MediaWiki dump to articles as JSON lines, as wikiextractor writes them."""
+"""The stage from a MediaWiki dump to articles as JSON lines, as wikiextractor writes them.
+
+Their text is what a reader of the page takes for prose: paragraphs, headings, and items of lists that say something of
+their own (`wikitext.clean` tells which); tables, references, formulas and boxes are left out.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.base.settings import deciding
-from lstm_embed.dump.articles import Article, UnitReader, dump_units, read_unit
+from lstm_embed.dump.articles import ArticleRow, UnitReader, dump_units, read_unit, refuse_empty
 from lstm_embed.dump.config import ExtractConfig
 from lstm_embed.ledger import PartRecord, PartStore, Rejected, Span, Unit, Work
 from lstm_embed.ledger.parts import MAX_LISTED_REJECTIONS, read_record
@@ -60,7 +64,7 @@ class ExtractStage(UnitStage[ExtractConfig]):
         return [storage.info(self.input)]
 
     def cut(self, files: Sequence[storage.FileInfo]) -> list[tuple[Span, ...]]:
-        """Cut a multistream dump where its streams begin."""
+        """Cut a multistream dump where its streams begin, plain XML where pages begin."""
         return [
             (Span(file.path, start, end, file.size, file.stamp),)
             for file in files
@@ -74,6 +78,7 @@ class ExtractStage(UnitStage[ExtractConfig]):
     def facts(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Return how many pages there were, and what became of them."""
         totals = manifest["totals"]
+        refuse_empty(self.input, totals)
         facts = {"pages": totals["pages"], **{f"skipped ({why})": n for why, n in sorted(totals["skipped"].items())}}
         return facts | {"rejected": sum(totals["rejected"].values()), "MB of text": totals["bytes"] / 1e6}
 
@@ -152,7 +157,7 @@ class _PartBuffer:
         self.size = 0
         self.rejected: Counter[str] = Counter()
 
-    def add(self, article: Article) -> None:
+    def add(self, article: ArticleRow) -> None:
         line = article.to_json().encode("utf-8") + b"\n"
         self.lines.append(line)
         self.size += len(line)

@@ -1,26 +1,29 @@
 """The XML of a MediaWiki dump in, pages out.
 
 Reading cannot be hurt by what it reads: document type declarations (and with them entities) are refused, a page has a
-largest size, nesting and tags are bounded, so that no more than a page is ever held. What cannot be used comes out as
-`Rejected` in its place, and reading goes on at the next page.
+largest size, nesting and tags are bounded, so that no more than a page is ever held. A page that cannot be used comes out
+as `Rejected` in its place, and reading goes on at the next one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from xml.parsers import expat
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.dump import wikitext
-from lstm_embed.dump.multistream import EXCERPT, rejected
 from lstm_embed.ledger import Rejected
 
 PAGE_LIMIT = 64 << 20
 """Characters of one page's text; a larger page is rejected. MediaWiki's own limit is 2 MiB."""
 _GIVE_UP = 8
-"""A unit is left when so many page limits of bytes pass without the end of a page."""
+"""A dump is refused when so many page limits of bytes pass without the end of a page."""
+_EXCERPT = 200
+"""First bytes of a rejected piece that are kept."""
 _MAX_DEPTH = 32
 _MAX_TOKEN = 1 << 20
 """Bytes of one tag or comment, which the parser must hold as a whole."""
@@ -30,6 +33,7 @@ _FIELDS = {
     ("page", "title"): "title",
     ("page", "ns"): "namespace",
     ("page", "id"): "id",
+    ("revision", "model"): "model",
     ("revision", "id"): "revid",
     ("revision", "text"): "text",
 }
@@ -47,8 +51,9 @@ class Page(NamedTuple):
     id: str
     redirect: bool
     revid: str
+    model: str
+    """Of the content; "wikitext" if the dump does not tell."""
     text: str
-    """Wikitext."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,6 @@ class _PageParser:
         self.site_is_known = False
         self.page_start = -1
         """Offset of the page that is being read; -1 between pages."""
-        self.root_is_closed = False
         self._file_path = path
         self._limit = page_limit
         self._refusal: tuple[str, int] | None = None
@@ -99,7 +103,6 @@ class _PageParser:
         self._redirect = False
         self._pieces: list[str] = []
         self._size = 0
-        self._excess = b""
         self._namespace_key = ""
         self._fed = offset
         self._base = offset - len(_ROOT) if inside else offset
@@ -118,21 +121,31 @@ class _PageParser:
         # Expat runs on to the end of its bytes after a handler has raised.
         return self._refusal[1] if self._refusal else self._base + max(self._expat.CurrentByteIndex, 0)
 
-    def feed(self, data: memoryview) -> None:
-        """Parse more bytes.
-
-        Raises:
-            _Refused, expat.ExpatError: with `place` where it happened.
-        """
+    def feed(self, data: memoryview) -> str:
+        """Parse more bytes; return why that cannot be done, "" if it can. `place` is then where."""
         self._fed += len(data)
-        self._expat.Parse(data, False)
-        if self._fed - self.place > _MAX_TOKEN + len(data):
-            self._refuse("tag without end")
+        try:
+            self._expat.Parse(data, False)
+            if self._fed - self.place > _MAX_TOKEN + len(data):
+                self._refuse("tag without end")
+        except _Refused as refusal:
+            return str(refusal)
+        except expat.ExpatError:
+            return "XML not well formed"
+        return ""
 
     def unusable_page(self, reason: str) -> Rejected:
         """Return the record of the page that is being read."""
-        piece = self._excess or "".join(self._pieces).encode() or self._values.get("text", "").encode()
-        return rejected(self._file_path, self.page_start, reason, piece)
+        return self._rejected(
+            self.page_start, reason, "".join(self._pieces).encode() or self._values.get("text", "").encode()
+        )
+
+    def failure(self, reason: str, near: bytes) -> Rejected:
+        """Return the record of what stopped the parser: the page that is being read, or the bytes between two pages."""
+        return self.unusable_page(reason) if self.page_start >= 0 else self._rejected(self.place, reason, near)
+
+    def _rejected(self, offset: int, reason: str, piece: bytes) -> Rejected:
+        return Rejected(self._file_path, offset, reason, hashlib.sha256(piece).hexdigest(), piece[:_EXCERPT])
 
     def _refuse(self, reason: str) -> None:
         self._refusal = reason, self.place
@@ -141,6 +154,8 @@ class _PageParser:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         parent = self._path[-1] if self._path else ""
         self._path.append(name)
+        if not parent and name != "mediawiki":
+            self._refuse("root element that is not mediawiki")
         if len(self._path) > _MAX_DEPTH:
             self._refuse("elements nested too deeply")
         if name == "page":
@@ -163,19 +178,17 @@ class _PageParser:
     def _begin_page(self) -> None:
         self.page_start = self.place
         self._expat.CharacterDataHandler = None
-        self._values, self._redirect, self._pieces, self._size, self._excess = {}, False, [], 0, b""
+        self._values, self._redirect, self._pieces, self._size = {}, False, [], 0
 
     def _collect(self) -> None:
         self._pieces = []
         self._expat.CharacterDataHandler = self._text
 
     def _text(self, data: str) -> None:
+        room = self._limit - self._size
         self._size += len(data)
-        if self._size <= self._limit:
-            self._pieces.append(data)
-        elif not self._excess:
-            self._excess = ("".join(self._pieces) or data[: self._limit]).encode()
-            self._pieces = []
+        if room > 0:
+            self._pieces.append(data[:room])
 
     def _end(self, name: str) -> None:
         if self._path:
@@ -187,10 +200,9 @@ class _PageParser:
             self._pieces = []
         if name == "page" and self.page_start >= 0:
             self.finished.append(self._finish_page())
-            self._values, self._excess, self.page_start = {}, b"", -1
+            self._values, self.page_start = {}, -1
         elif name == "siteinfo":
             self.site_is_known = True
-        self.root_is_closed = not self._path
 
     def _store(self, parent: str, name: str, value: str) -> None:
         if self.page_start >= 0:
@@ -201,13 +213,14 @@ class _PageParser:
             self.site.namespaces[key] = value.strip()
 
     def _finish_page(self) -> Page | Rejected:
-        if self._excess:
+        if self._size > self._limit:
             return self.unusable_page("page too large")
         get = self._values.get
         title, page_id, revid = get("title", ""), get("id", "").strip(), get("revid", "").strip()
         if not title or not page_id:
             return self.unusable_page("page without title or id")
-        return Page(title, _integer(get("namespace", "")) or 0, page_id, self._redirect, revid, get("text", ""))
+        namespace, model = _integer(get("namespace", "")) or 0, get("model", "wikitext").strip()
+        return Page(title, namespace, page_id, self._redirect, revid, model, get("text", ""))
 
 
 def _integer(text: str) -> int | None:
@@ -216,34 +229,23 @@ def _integer(text: str) -> int | None:
 
 
 def read_pages(
-    chunks: Iterable[bytes | Rejected],
-    path: str = "",
-    *,
-    is_fragment: bool = False,
-    is_last: bool = True,
-    page_limit: int = PAGE_LIMIT,
+    chunks: Iterable[bytes], path: str = "", *, is_fragment: bool = False, page_limit: int = PAGE_LIMIT
 ) -> Iterator[Page | Rejected]:
     """Yield the pages of an XML byte stream in order, and a `Rejected` for each piece that cannot be used.
 
     Args:
-        chunks: The bytes in pieces of moderate size; a `Rejected` among them says that bytes are missing there and is
-            passed on.
+        chunks: The bytes in pieces of moderate size.
         path: For the records of what is rejected; their offsets count from the first byte.
         is_fragment: The bytes begin between two pages and not at the beginning of a dump.
-        is_last: The bytes reach to the end of the dump, so that its root element must be closed.
         page_limit: Characters of the largest page.
+
+    Raises:
+        InputError: if no page ends within so many bytes that there is no sense in reading on.
     """
     parser: _PageParser | None = _PageParser(path, 0, is_fragment, page_limit)
     position = last_page = 0
     tail = b""
-    is_broken = False
     for chunk in chunks:
-        if isinstance(chunk, Rejected):
-            if parser and parser.page_start >= 0:
-                yield parser.unusable_page("page not closed")
-            yield chunk
-            parser, tail, is_broken = None, b"", True
-            continue
         data, base, at = tail + chunk, position - len(tail), 0
         position += len(chunk)
         tail = b""
@@ -254,48 +256,42 @@ def read_pages(
                     tail = data[-(len(_PAGE) - 1) :]
                     break
                 parser = _PageParser(path, base + at, True, page_limit)
-            try:
-                parser.feed(memoryview(data)[at:])
-                failure = None
-            except (expat.ExpatError, _Refused) as error:
-                failure = _failure(parser, path, error, data[at : at + EXCERPT])
+            failure = parser.feed(memoryview(data)[at:])
             if parser.finished:
                 yield from parser.finished
                 parser.finished.clear()
                 last_page = position
-            if failure is None:
+            if not failure:
                 break
-            yield failure
+            yield parser.failure(failure, data[at : at + _EXCERPT])
             at = max(parser.place + 1 - base, at)
-            parser, is_broken = None, True
+            parser = None
         if position - last_page > _GIVE_UP * page_limit:
-            yield parser.unusable_page("no end of a page") if parser else rejected(path, last_page, "no page", b"")
-            return
+            raise InputError(
+                f"{path} holds no page that ends between bytes {last_page} and {position} of its XML; "
+                "extract reads the dumps named pages-articles or pages-articles-multistream"
+            )
     if parser and parser.page_start >= 0:
         yield parser.unusable_page("page not closed")
-    elif is_last and not is_broken and not (parser and parser.root_is_closed):
-        yield rejected(path, position, "dump without end", b"")
 
 
-def _failure(parser: _PageParser, path: str, error: Exception, near: bytes) -> Rejected:
-    reason = str(error) if isinstance(error, _Refused) else "XML not well formed"
-    if parser.page_start >= 0:
-        return parser.unusable_page(reason)
-    return rejected(path, parser.place, reason, near)
+def read_site(chunks: Iterable[bytes], path: str = "") -> Site:
+    """Return what the beginning of a dump says of its wiki; an empty `Site` if it says nothing.
 
-
-def read_site(chunks: Iterable[bytes | Rejected]) -> Site:
-    """Return what the beginning of a dump says of its wiki; an empty `Site` if it says nothing."""
-    parser = _PageParser("", 0, False, PAGE_LIMIT)
+    Raises:
+        InputError: if what begins so is no dump.
+    """
+    parser = _PageParser(path, 0, False, PAGE_LIMIT)
+    failure = ""
     position = 0
     for chunk in chunks:
-        if isinstance(chunk, Rejected):
-            break
         position += len(chunk)
-        try:
-            parser.feed(memoryview(chunk))
-        except (expat.ExpatError, _Refused):
+        failure = parser.feed(memoryview(chunk))
+        if parser.site_is_known or parser.page_start >= 0 or parser.finished:
+            return parser.site
+        if failure or position > _SITE_BYTES:
             break
-        if parser.site_is_known or parser.page_start >= 0 or parser.finished or position > _SITE_BYTES:
-            break
-    return parser.site
+    raise InputError(
+        f"{path} is no MediaWiki dump: {failure or 'no page begins'} (byte {parser.place} of its XML); "
+        "expected XML that begins with <mediawiki>, as in pages-articles.xml.bz2"
+    )

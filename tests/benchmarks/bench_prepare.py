@@ -41,8 +41,7 @@ from lstm_embed.corpus.readers.article import Article
 from lstm_embed.corpus.tasks import PARQUET, cut_off, read_parts, recounted, with_ids
 from lstm_embed.corpus.text import split_sentences, tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.dump.articles import Article as DumpArticle
-from lstm_embed.dump.articles import read_unit
+from lstm_embed.dump.articles import ArticleRow, read_unit
 from lstm_embed.ledger import Span, Unit
 from lstm_embed.ledger.parts import encode_table
 
@@ -103,7 +102,7 @@ def _endless(given: str | None) -> Iterator[bytes]:
         else:
             dump = datapath("enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2")
             for item in read_unit(dump):
-                if isinstance(item, DumpArticle):
+                if isinstance(item, ArticleRow):
                     yield json.dumps({"id": item.id, "title": item.title, "text": item.text}).encode() + b"\n"
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from gensim.corpora.wikicorpus import filter_wiki
 
-from lstm_embed.dump.articles import Page, read_pages
 from lstm_embed.dump.multistream import SpanReader
+from lstm_embed.dump.pages import Page, read_pages
 from lstm_embed.dump.wikitext import clean
 
 WORD = re.compile(r"\w+")
