@@ -145,7 +145,7 @@ def parse_json(data: bytes | str, declared: type[Kind], where: str, *, advice: s
 
     Args:
         data: The text.
-        declared: As of `read_json`.
+        declared: The dataclass or `TypedDict` that the text must agree with.
         where: Name of the place in messages.
         advice: What to do about a text that does not agree.
 

@@ -44,8 +44,8 @@ def settle_types(
     """Return the columns as "name:type".
 
     Args:
-        columns: As the user gave them, with or without a type.
-        made: As an earlier run settled them.
+        columns: The columns as the user gave them, with or without a type.
+        made: The columns as an earlier run settled them.
         files: The input.
         text: Names of the columns, longest line.
 

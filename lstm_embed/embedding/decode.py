@@ -221,9 +221,9 @@ class DecodeChunk:
 
     Args:
         model: Model folder.
-        model_fingerprint: Of the model the driver saw there.
+        model_fingerprint: Fingerprint of the model that the driver saw there.
         embedding: What the vectors consist of.
-        precision: Of the model's arithmetic when they were made.
+        precision: Arithmetic of the model when they were made.
         level: What has a vector.
         store: Where the parts go.
         erased: Articles that are left out.

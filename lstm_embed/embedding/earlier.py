@@ -34,7 +34,7 @@ class Earlier:
 
         Args:
             path: The folder given to `--reuse`.
-            settings: Of the job that wants to reuse it.
+            settings: What decides the content of the job that wants to reuse it.
 
         Raises:
             FileNotFoundError: if there is no such folder.

@@ -67,7 +67,7 @@ def build_index(folder: str, sources: Sequence[str], *, article_rows: bool, repo
         folder: Where the index goes.
         sources: The parts; one that cannot be read gives nothing.
         article_rows: Whether a row is an article, rather than one of its sentences.
-        report: Told of the parts read.
+        report: Receiver of progress, in parts.
     """
     reuse = Reuse(folder, tuple(sources), article_rows)
     with tempfile.TemporaryDirectory(prefix="lstm-embed-") as local:
@@ -159,7 +159,7 @@ class EarlierVectors:
 
     Args:
         reuse: The index.
-        dimension: Of a vector.
+        dimension: Numbers in a vector.
     """
 
     def __init__(self, reuse: Reuse, dimension: int) -> None:

@@ -52,7 +52,7 @@ def search(embeddings: Embeddings, queries: Matrix, top_k: int, report: Reporter
         embeddings: A finished folder of vectors.
         queries: Unit vectors, shape (q, d); a zero vector finds nothing.
         top_k: Hits a query.
-        report: Told of the parts read.
+        report: Receiver of progress, in parts.
 
     Returns:
         q lists of at most `top_k` hits. Equal scores are ordered by position. Zero vectors are never hits.

@@ -32,11 +32,11 @@ class EmbedChunk:
 
     Args:
         model: Model folder.
-        model_fingerprint: Of the model the driver saw there.
+        model_fingerprint: Fingerprint of the model that the driver saw there.
         embedding: What the vectors consist of.
         store: Where the parts go.
         format: How they are written.
-        precision: Of the model's arithmetic, as the driver resolved it.
+        precision: Arithmetic of the model, as the driver resolved it.
         gpu: Compute on the GPU.
         batch_tokens: Tokens of one batch through the model.
         reuse: Earlier vectors, if there are any.

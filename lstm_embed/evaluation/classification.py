@@ -31,7 +31,7 @@ def accuracy(labelled: Labelled, embed: Embed, *, folds: int = 10, seed: int = 0
 
     Args:
         labelled: Sentences with their labels.
-        embed: Turns texts into vectors; never trained.
+        embed: Function that turns texts into vectors; it is never trained.
         folds: Parts of the cross-validation, at most as many as the most frequent label has sentences.
         seed: Decides the folds.
     """

@@ -180,7 +180,7 @@ class LstmEmbedding(nn.Module):
 
     Args:
         encoder: The encoder.
-        tokenizer: Makes token ids of texts.
+        tokenizer: Tokenizer that makes token ids of texts.
     """
 
     save_in_root = True

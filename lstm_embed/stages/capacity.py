@@ -25,7 +25,7 @@ def wait_for_resources(
 
     Args:
         bundles: One for each worker.
-        report: Told what is waited for, now and then.
+        report: Receiver of what is waited for, now and then.
         patience: Seconds to wait while nodes are on their way.
         quiet: Seconds to wait while no node is on its way; those of a fixed cluster may still be starting.
         interval: Seconds between looks.

@@ -151,10 +151,10 @@ def stall_watch(
     """Yield a function to call at each sign of life; where it is not called for a while, say so and why, then twice as late.
 
     Args:
-        report: Told.
-        what: Is waited for, such as "unit".
+        report: Receiver of the word.
+        what: Name of what is waited for, such as "unit".
         seconds: Silence before the first word.
-        explain: Finds out why; looks at the Ray cluster if not given.
+        explain: Function that finds out why; a look at the Ray cluster if not given.
     """
     explain = explain or explain_stall
     state = {"last": time.monotonic(), "due": seconds}

@@ -44,7 +44,7 @@ def pool_size(num_workers: str, gpu: bool, now: Mapping[str, float], ever: Mappi
     """Return the least and the most actors.
 
     Args:
-        num_workers: As the user gave it.
+        num_workers: Number of actors as the user gave it.
         gpu: Whether each has a GPU.
         now: The cluster's resources.
         ever: What an autoscaler may bring them to; empty without one.

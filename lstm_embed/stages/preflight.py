@@ -221,8 +221,8 @@ def expectation(needs: Needs, *, one_node: bool = False) -> Iterator[Expectation
     """Write the marker into the output folder and keep it there for the length of a `with` block.
 
     Args:
-        needs: Of the job.
-        one_node: Leave out what only several nodes can disagree on.
+        needs: What the job needs of the nodes.
+        one_node: Whether to leave out what only several nodes can disagree on.
 
     Raises:
         InputError: if the folder cannot be written.
@@ -287,9 +287,9 @@ def check_cluster(needs: Needs, expected: Expectation, report: Reporter = SILENT
     """Wait for the resources a job needs, then check every node of the cluster; Ray must be connected.
 
     Args:
-        needs: Of the job.
-        expected: From `expectation`.
-        report: Told what is waited for.
+        needs: What the job needs of the nodes.
+        expected: What nodes are compared with, from `expectation`.
+        report: Receiver of what is waited for.
         patience: Seconds to wait for nodes that are on their way.
 
     Raises:

@@ -157,8 +157,8 @@ class Job:
         """Read units in tasks and work on their chunks in a pool of actors; return the records of their parts.
 
         Args:
-            read: Turns a unit into the chunks that are left of it.
-            make_worker: Makes, in an actor, the function that commits a chunk.
+            read: Function that turns a unit into the chunks that are left of it.
+            make_worker: Maker, in an actor, of the function that commits a chunk.
             workers: Least and most actors.
             gpu: Whether each has a GPU.
         """

@@ -117,10 +117,10 @@ def run_units(
 
     Args:
         units: The work.
-        function: Runs in the workers, so it must be picklable and must not hold anything large.
+        function: What a worker does with a unit; picklable, and without anything large in it.
         stage: Name in the log.
         output: Folder whose log gets a line for each unit; empty for none.
-        report: Told where nothing moves.
+        report: Receiver of a word where nothing moves.
         num_cpus: CPUs a task takes.
         memory: Bytes a task may need, for Ray's scheduler.
 
@@ -186,12 +186,12 @@ def run_chunks(
     Args:
         units: The work.
         read: The reading stage, `READER_CPUS` a task.
-        make_worker: Called once in each actor, which has one CPU and, if `gpu`, one GPU.
+        make_worker: Maker of the function that commits a chunk, called once in each actor (one CPU; a GPU if `gpu`).
         workers: Least and most actors.
         gpu: Give each actor a GPU.
         stage: Name in the log.
         output: Folder whose log gets a line for each chunk; empty for none.
-        report: Told where nothing moves.
+        report: Receiver of a word where nothing moves.
     """
     if not units:
         return

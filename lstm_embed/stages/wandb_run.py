@@ -48,7 +48,7 @@ class WandbRun:
 
     Args:
         settings: What it is.
-        note: Told what the user should know.
+        note: Receiver of lines that the user should know.
     """
 
     def __init__(self, settings: WandbSettings, note: Callable[[str], None]) -> None:
@@ -134,8 +134,8 @@ class WandbProgress:
     Metrics are named after the stage and the counter, such as `embed/sentences_per_second`, beside `embed/done_fraction`.
 
     Args:
-        report: Handed everything.
-        settings: Of the run.
+        report: Receiver of everything.
+        settings: What the run is and where it goes.
     """
 
     def __init__(self, report: Reporter, settings: WandbSettings) -> None:

@@ -43,7 +43,7 @@ class Rows:
     Attributes:
         dimension: Numbers of a vector.
         words: Words, each with what its vector is made of.
-        vector: Makes a vector; None if the word was only the begin of one.
+        vector: Maker of the vector; None if the word was only the beginning of one.
     """
 
     dimension: int
