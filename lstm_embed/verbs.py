@@ -32,7 +32,8 @@ _SHOWN_GROUPS = 20
 def extract(config: ExtractConfig) -> Summary:
     """Turn a MediaWiki dump into articles: JSON lines as wikiextractor writes them.
 
-    A multistream dump is read by many tasks at once. The same command again continues where it stopped.
+    A multistream dump is read by many tasks at once. Items of lists that say something of their own are kept, a line each;
+    tables, references and boxes are left out. The same command again continues where it stopped.
     """
     from lstm_embed.dump.extract import extract
 

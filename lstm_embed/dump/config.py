@@ -17,6 +17,6 @@ class ExtractConfig(InputConfig):
     output: Words
     """Folder for the articles (gzip files of JSON lines under parts/); local or s3://."""
     unit_bytes: Annotated[int, Range(1_000)] = 32 * MEGABYTE
-    """Bytes of a multistream dump, as stored, that one task reads; 1,000 or more."""
+    """Bytes of a multistream or plain dump, as stored, that one task reads; 1,000 or more."""
     part_bytes: Annotated[int, Range(1), DECIDES] = 64 * MEGABYTE
     """Bytes of JSON at which a new output file begins, 1 or more."""

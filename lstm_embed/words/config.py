@@ -25,8 +25,8 @@ class WordVectorsConfig:
     output: Words
     """Folder for the word vectors; local or s3://."""
     algorithm: Annotated[Algorithm, DECIDES] = "word2vec"
-    """word2vec, or fasttext, which also learns vectors of the words' character n-grams (about four times slower; gensim does not
-    count its loss)."""
+    """word2vec, or fasttext, which also learns vectors of the words' character n-grams (about four times slower; gensim does
+    not count its loss)."""
     architecture: Annotated[Architecture, DECIDES] = "skip-gram"
     """skip-gram, or cbow, which trains faster and makes worse sentence vectors."""
     dimension: Annotated[int, Range(1, 65_536), DECIDES] = 300
