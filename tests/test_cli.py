@@ -70,6 +70,12 @@ def test_help_without_a_verb_lists_the_verbs(capsys: pytest.CaptureFixture[str])
     assert all(re.search(rf"^  {name.replace('_', '-')} +\w", shown, re.MULTILINE) for name in verbs.VERBS)
 
 
+def test_without_a_verb_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(argv=[])
+    assert capsys.readouterr().err.startswith("usage: lstm-embed VERB")
+
+
 def test_a_word_that_is_no_verb_is_refused_with_those_there_are(told: Told) -> None:
     assert "'embd' is no verb; expected one of extract, prepare, word-vectors" in told("", "embd")
 

@@ -239,10 +239,8 @@ def test_a_batch_without_texts_is_refused_with_its_columns(model: str) -> None:
 
 
 def readme_example(library: str) -> str:
-    """Return the Python block of the README's section on pipelines that imports a library first."""
-    section = (
-        (ROOT / "README.md").read_text(encoding="utf-8").split("## Pipelines and fine-tuning")[1].split("\n## ")[0]
-    )
+    """Return the Python block of jobs/README.md's section on pipelines that imports a library first."""
+    section = (ROOT / "jobs" / "README.md").read_text(encoding="utf-8").split("## Pipelines")[1].split("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     return next(block for block in blocks if re.match(rf"(from|import) {library}\b", block))
 
@@ -266,9 +264,9 @@ def user_folder(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_readmes_classifiers_run_as_written_and_learn(user_folder: Path) -> None:
     names: dict[str, Any] = {}
     torch.manual_seed(0)
-    exec(compile(readme_example("sklearn"), "README.md", "exec"), names)
+    exec(compile(readme_example("sklearn"), "jobs/README.md", "exec"), names)
     assert names["search"].score(names["test_texts"], names["test_labels"]) > 0.8
-    exec(compile(readme_example("torch"), "README.md", "exec"), names)
+    exec(compile(readme_example("torch"), "jobs/README.md", "exec"), names)
     assert names["accuracy"] > 0.8
 
 
@@ -277,7 +275,7 @@ def test_the_readmes_ray_pipeline_runs_as_written(user_folder: Path, ray_cluster
 
     # The session's Ray was started in another folder, which is where its workers look for relative paths.
     example = re.sub(r'"(runs/first/model|articles\.parquet|vectors)"', rf'"{user_folder}/\1"', readme_example("ray"))
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(example, "jobs/README.md", "exec"), {})
     made = pq.read_table(user_folder / "vectors")
     assert made.num_rows == 30
     assert made.schema.field("embedding").type == pa.list_(pa.float32(), 48 + 64 + 12 + 2)

@@ -206,6 +206,13 @@ def test_a_folder_that_another_job_writes_is_refused(stage: Make, tmp_path: Path
         run_stage(stage())
 
 
+def test_an_output_that_is_a_file_is_refused(stage: Make, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    for one in (stage(), GreetStage(GreetConfig(output=str(tmp_path / "out"), name="Ada"))):
+        with pytest.raises(InputError, match=r"is a file; expected a new or empty folder"):
+            run_stage(one)
+
+
 def test_input_that_is_gone_is_told_and_kept_until_it_is_pruned(stage: Make, tmp_path: Path, here: None) -> None:
     run_stage(stage())
     gone = tmp_path / "in" / "2.txt"

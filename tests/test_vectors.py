@@ -41,7 +41,7 @@ def expected(output: Path) -> np.ndarray:
     return matrix(read_rows(output))
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent / "jobs" / "README.md").read_text()
 READERS = dict(re.findall(r"^\| ([\w ]+) \| `(.*)` \|$", README, re.MULTILINE))
 
 
@@ -51,7 +51,7 @@ MODULES = {"np": "numpy", "pq": "pyarrow.parquet", "pd": "pandas", "pl": "polars
 
 
 def evaluate(line: str) -> Any:
-    """Return the value of an expression of the README."""
+    """Return the value of an expression of jobs/README.md."""
     names = {name: importlib.import_module(module) for name, module in MODULES.items() if f"{name}." in line}
     return eval(line, {"pyarrow": pa, **names})
 

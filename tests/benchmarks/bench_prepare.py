@@ -290,6 +290,7 @@ def on_ray(config: PrepareConfig, workers: int, stage: str) -> Rates:
         object_store_memory=80 << 20,
     )
     try:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
