@@ -60,7 +60,7 @@ def start_client(cluster: LocalCluster, log: Path, *command: str) -> subprocess.
         return subprocess.Popen([*command], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
-def client(cluster: LocalCluster, log: Path, *command: str, code: int = 0, timeout: float = 280) -> str:
+def client(cluster: LocalCluster, log: Path, *command: str, code: int = 0, timeout: float = 550) -> str:
     """Run a client to its end; return what it printed."""
     process = start_client(cluster, log, *command)
     try:

@@ -68,7 +68,7 @@ def run_job(job: str, *arguments: str, check: bool = True, **environment: str) -
         [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *arguments],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=550,
         env={**os.environ, **environment},
     )
     if check:

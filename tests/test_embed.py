@@ -28,14 +28,12 @@ from embedding_help import (
 from stages_help import chunks_here, prepare_here, work_left
 
 from lstm_embed.base import storage
-from lstm_embed.base.errors import FingerprintMismatch, InputError, OutputBusy, TooMuchRejected
+from lstm_embed.base.errors import FingerprintMismatch, InputError, TooMuchRejected
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
 from lstm_embed.embedding.embed import EmbedStage, embed
 from lstm_embed.embedding.vectors import Embeddings, read_about
-from lstm_embed.ledger.owner import owned
 from lstm_embed.model.encoder import SentenceEncoder
-from lstm_embed.stages.pool import pool_size
 from lstm_embed.stages.runner import open_books
 
 NUM_ARTICLES = 60
@@ -341,16 +339,6 @@ def test_a_column_that_is_nowhere_is_refused(config: EmbedConfig) -> None:
 # Exactly once
 
 
-def test_a_finished_job_writes_nothing(config: EmbedConfig) -> None:
-    embed_here(config)
-    before = all_files(config.output)
-    stamps = {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")}
-    summary = embed(config)  # without Ray: nothing is left to distribute
-    assert summary.already_done
-    assert all_files(config.output) == before
-    assert {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")} == stamps
-
-
 def test_a_job_that_dies_anywhere_is_continued_to_the_same_bytes_and_no_part_is_written_twice(
     config: EmbedConfig, tmp_path: Path
 ) -> None:
@@ -419,11 +407,6 @@ def test_changed_and_new_input_redoes_only_its_units(config: EmbedConfig, corpus
     assert "200" not in read_rows(config.output)["article_id"].to_pylist()
 
 
-def test_two_jobs_on_one_output_are_not_possible(config: EmbedConfig) -> None:
-    with owned(config.output), pytest.raises((OutputBusy, InputError)):
-        embed_here(config)
-
-
 def test_another_model_or_setting_is_refused_with_both_named(config: EmbedConfig, tmp_path: Path) -> None:
     embed_here(config)
     other = save_model(tmp_path / "other", seed=1)
@@ -488,33 +471,6 @@ def test_output_in_an_object_store_has_the_same_rows(
 
 
 # Before the cluster works
-
-
-@pytest.mark.parametrize(
-    ("num_workers", "gpu", "now", "ever", "found"),
-    [
-        ("0", False, {"CPU": 4}, {}, (3, 3)),
-        ("0", False, {"CPU": 2}, {}, (1, 1)),
-        ("3", False, {"CPU": 4}, {}, (3, 3)),
-        ("1:8", False, {"CPU": 4}, {}, (1, 8)),
-        ("4", False, {"CPU": 0}, {"CPU": 64}, (4, 4)),
-        ("0", True, {"CPU": 16, "GPU": 2}, {}, (2, 2)),
-        ("0", True, {"CPU": 0}, {"CPU": 16, "GPU": 2}, (1, 1)),
-    ],
-)
-def test_as_many_workers_as_fit_beside_the_readers(
-    num_workers: str, gpu: bool, now: dict[str, float], ever: dict[str, float], found: tuple[int, int]
-) -> None:
-    assert pool_size(num_workers, gpu, now, ever) == found
-
-
-@pytest.mark.parametrize(
-    ("num_workers", "gpu", "now"),
-    [("4", False, {"CPU": 4}), ("0", False, {"CPU": 0.5}), ("1", True, {"CPU": 4}), ("1", True, {"CPU": 1, "GPU": 4})],
-)
-def test_workers_that_would_starve_the_readers_are_refused(num_workers: str, gpu: bool, now: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="smaller --num-workers or a larger cluster"):
-        pool_size(num_workers, gpu, now, {})
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def test_killed_and_run_again_the_job_leaves_the_bytes_of_a_whole_run(
     assert not Path(config.output).exists()
     job = start_job("decode", [*flags, "--num-workers", "1"], tmp_path / "log")
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 500
         while len(list((tmp_path / "out" / "parts").glob("part-*"))) < 3 and job.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -67,7 +67,7 @@ def test_of_two_racing_jobs_one_is_refused_and_the_other_killed_and_run_again_le
         start_job("embed", [*flags(given), "--num-workers", "1"], tmp_path / f"{number}.log") for number in range(2)
     ]
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 500
         while all(racer.poll() is None for racer in racers):
             assert time.monotonic() < deadline
             time.sleep(0.02)

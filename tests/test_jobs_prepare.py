@@ -51,7 +51,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_bytes_of_an_uninter
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for(lambda: len(list(output.glob("staging/parts/*.parquet"))) >= 3, 200, "parts")
+    wait_for(lambda: len(list(output.glob("staging/parts/*.parquet"))) >= 3, 500, "parts")
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (output / "manifest.json").exists()
