@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
+from lstm_embed.corpus.readers import FORMATS
 from lstm_embed.corpus.readers.source import file_suffix
 from lstm_embed.ledger.sealed import read_manifest
 
-_SUFFIXES = ("", ".json", ".jsonl", ".ndjson", ".txt", ".parquet")
+_SUFFIXES = {suffix for form in FORMATS for suffix in form.SUFFIXES}
 
 
 def find_files(inputs: Sequence[str]) -> list[storage.FileInfo]:

@@ -116,6 +116,10 @@ class TokenSet:
             self._vocabulary = vocabulary
         return self._vocabulary
 
+    def as_files(self) -> list[storage.FileInfo]:
+        """Return the parts as input of a stage: measured in rows, changed where their content is another."""
+        return [storage.FileInfo(part.path, part.rows, part.identity) for part in self.parts]
+
     def read_part(self, index: int, columns: list[str] | None = None) -> pa.Table:
         """Return the rows of one part in corpus order, or some of their columns."""
         return read_part(self.parts[index].path, columns)

@@ -10,6 +10,7 @@ import pydantic
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.settings import DECIDES, Range, Words, settings
 from lstm_embed.corpus.languages import check_language
+from lstm_embed.model.config import Embedding
 from lstm_embed.stages.config import MEGABYTE, InputConfig, NumWorkers, Precision, StageConfig, WandbConfig
 
 COLUMN_TYPES = (
@@ -33,9 +34,6 @@ def split_column(column: str) -> tuple[str, str]:
     return (name, kind) if name and kind in COLUMN_TYPES else (column, "")
 
 
-_Embedding = Literal["", "meaning", "joined", "exact", "order"]
-
-
 def _language(code: str) -> str:
     return code and check_language(code)
 
@@ -50,7 +48,7 @@ class EmbedConfig(InputConfig, WandbConfig):
     """Articles as for prepare (files, folders, globs), or one token set made with the model's vocabulary."""
     output: Words
     """Folder for the vectors; local or s3://. Vectors give their sentences back (jobs/decode.py): guard them like the text."""
-    embedding: _Embedding = ""
+    embedding: Literal["", Embedding] = ""
     """What vectors consist of: meaning (similarity, search, grouping; no LSTM runs), joined (meaning, order, lengths), exact
     (joined and positions: gives sentences back word for word) or order; empty for what the model says."""
     level: Literal["sentence", "row", "article"] = "sentence"

@@ -184,9 +184,7 @@ class EmbedStage(UnitStage[EmbedConfig]):
 
     def files(self) -> list[storage.FileInfo]:
         """Return the parts of the token set, or the files of articles."""
-        if self.tokens:
-            return [storage.FileInfo(part.path, part.rows, part.identity) for part in self.tokens.parts]
-        return find_files(self.config.input)
+        return self.tokens.as_files() if self.tokens else find_files(self.config.input)
 
     def cut(self, files: Sequence[storage.FileInfo]) -> list[tuple[Span, ...]]:
         """Cut files of articles; a part of a token set is a unit."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from lstm_embed.base.settings import Range, Words, settings
+from lstm_embed.model.config import Embedding
 
 
 @settings()
@@ -18,7 +19,7 @@ class EvaluationConfig:
     """Model folder; local or s3://."""
     output: Words
     """Folder for results.json and report.html; local or s3://."""
-    embedding: Literal["", "meaning", "joined", "exact", "order"] = ""
+    embedding: Literal["", Embedding] = ""
     """What is measured: meaning, joined, exact or order; by default what --embeddings hold, else what the model names."""
     sts: tuple[str, ...] = ()
     """Files of sentence pairs: score TAB sentence TAB sentence, a line each, no header."""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.settings import Words, settings
+from lstm_embed.model.config import Embedding
 
 Format = Literal["sentence-transformers", "onnx"]
 
@@ -20,7 +21,7 @@ class ExportConfig:
     """A folder for sentence-transformers, or an ONNX graph with its tokenizer."""
     output: Words
     """Folder for the exported model; local or s3://."""
-    embedding: Literal["", "meaning", "joined", "exact", "order"] = ""
+    embedding: Literal["", Embedding] = ""
     """What the vectors consist of: meaning, joined, exact or order; by default what the model folder says."""
     scores: str = ""
     """Evaluation of this model and embedding (its folder or results.json), whose figures the model card shows."""

@@ -117,9 +117,9 @@ class UnitStage(Stage[Config]):
     def facts(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Return the figures of the summary."""
 
-    @abstractmethod
     def sample_rate(self, work: Work) -> float:
-        """Return the stored bytes (or whatever units are measured in) a second that one CPU works through."""
+        """Return the stored bytes (or whatever units are measured in) a second that one CPU works through; 0 if unknown."""
+        return 0.0
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Formats of articles: one module each, and the list of them.
 
-A format is a module with the three functions of `Format`. What a file holds is told from its first bytes, and where they leave
-it open from its name; the first format that takes a file reads it. What cannot be used is yielded as `Rejected`, never raised.
+A format is a module with what `Format` lists. What a file holds is told from its first bytes, and where they leave it open
+from its name; the first format that takes a file reads it. What cannot be used is yielded as `Rejected`, never raised.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from lstm_embed.ledger import Rejected, Span
 
 class Format(Protocol):
     """What a module of a format has."""
+
+    @property
+    def SUFFIXES(self) -> tuple[str, ...]:
+        """Suffixes of its files, "" for none; in a folder, files that no format names so are passed over."""
 
     def matches(self, suffix: str, head: bytes) -> bool:
         """Tell whether a file is of this format.

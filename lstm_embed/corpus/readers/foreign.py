@@ -9,6 +9,7 @@ from lstm_embed.corpus.readers.article import Article, rejected
 from lstm_embed.corpus.readers.source import Source
 from lstm_embed.ledger import Rejected, Span
 
+SUFFIXES: tuple[str, ...] = ()
 _UTF_16 = "UTF-16 text (convert it to UTF-8, as iconv -f UTF-16 -t UTF-8 does)"
 _SIGNS = {
     b"<mediawiki": "MediaWiki dump (run extract on it first)",

@@ -16,6 +16,7 @@ from lstm_embed.corpus.readers.lines import Block, Line, split_lines
 from lstm_embed.corpus.readers.source import Source, byte_ranges
 from lstm_embed.ledger import Rejected, Span
 
+SUFFIXES = ("", ".json", ".jsonl", ".ndjson")
 _OBJECT = re.compile(rb'\{\s*(?:["}]|$)')
 _ARRAY = re.compile(rb"\[\s*(?:[{\]]|$)")
 _SIGN = re.compile(rb'[][{},"]')

@@ -17,6 +17,7 @@ from lstm_embed.corpus.readers.article import Article, make_article, rejected
 from lstm_embed.corpus.readers.source import Source
 from lstm_embed.ledger import Rejected, Span
 
+SUFFIXES = (".parquet",)
 _BATCH_BYTES = 64_000_000
 """What rows that are read at once may unfold to."""
 _BATCH_ROWS = 256

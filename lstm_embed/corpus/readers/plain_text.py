@@ -10,12 +10,12 @@ from lstm_embed.corpus.readers.json_lines import is_json
 from lstm_embed.corpus.readers.source import Source
 from lstm_embed.ledger import Rejected, Span
 
-_SUFFIX = ".txt"
+SUFFIXES = (".txt",)
 
 
 def matches(suffix: str, head: bytes) -> bool:
     """Tell whether a file is plain text."""
-    return suffix == _SUFFIX and bool(head) and not is_json(head)
+    return suffix in SUFFIXES and bool(head) and not is_json(head)
 
 
 def cut(file: storage.FileInfo, head: bytes, num_pieces: int) -> list[Span]:
@@ -47,4 +47,4 @@ def read(source: Source) -> Iterator[Article | Rejected]:
         yield rejected(path, 0, "invalid UTF-8", raw, rest=True)
         return
     name = storage.name(path)
-    yield make_article(path, 0, raw, name, name[: name.lower().rindex(_SUFFIX)], text, {})
+    yield make_article(path, 0, raw, name, name[: name.lower().rindex(SUFFIXES[0])], text, {})

@@ -14,6 +14,7 @@ from lstm_embed.corpus.readers.lines import Line
 from lstm_embed.corpus.readers.source import Source, byte_ranges
 from lstm_embed.ledger import Rejected, Span
 
+SUFFIXES = ("",)
 _BEGIN = re.compile(rb'<doc\s+id="([^"]*)"(.*)>\s*$', re.S)
 # A title may hold quotation marks: it ends where nothing but further attributes follows.
 _TITLE = re.compile(rb'(.*?)"(?:\s+\w+="[^"]*")*+\s*$', re.S)
