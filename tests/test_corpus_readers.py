@@ -21,7 +21,7 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.articles import cut_into_units, inflation, read_articles
 from lstm_embed.corpus.config import TextConfig
-from lstm_embed.corpus.input import discover, find_files
+from lstm_embed.corpus.input import find_files
 from lstm_embed.corpus.readers import lines
 from lstm_embed.corpus.readers.article import Article
 from lstm_embed.ledger import Rejected, Span, Unit
@@ -356,70 +356,6 @@ def test_a_file_that_changes_under_the_job_stops_it(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(row(1) + row(2))
     with pytest.raises(InputError, match="changed while the job ran"):
         read(span)
-
-
-def names(files: list[storage.FileInfo], base: Path) -> list[str]:
-    return [file.path[len(str(base)) + 1 :] for file in files]
-
-
-def test_trees_globs_lists_and_single_files_are_found_each_file_once(tmp_path: Path) -> None:
-    for name in (
-        "AA/wiki_00",
-        "AA/wiki_01.bz2",
-        "AB/wiki_00.gz",
-        "x.jsonl",
-        "y.JSON.zst",
-        "z.parquet",
-        "notes.md",
-        ".hidden/a",
-    ):
-        span_of(tmp_path / name, b"x")
-    span_of(tmp_path / "AB" / "_SUCCESS", b"")
-    files, ignored = discover([str(tmp_path)])
-    assert names(files, tmp_path) == [
-        *("AA/wiki_00", "AA/wiki_01.bz2", "AB/_SUCCESS", "AB/wiki_00.gz", "x.jsonl", "y.JSON.zst", "z.parquet")
-    ]
-    assert ignored == [str(tmp_path / "notes.md")]
-    assert find_files([str(tmp_path), str(tmp_path / "x.jsonl"), f"{tmp_path}/AA"]) == files
-    for glob, expected in (
-        ("*.jsonl", ["x.jsonl"]),
-        ("A?", ["AA/wiki_00", "AA/wiki_01.bz2", "AB/_SUCCESS", "AB/wiki_00.gz"]),
-        ("*/wiki_00", ["AA/wiki_00"]),
-        ("**/*.[gb]z*", ["AA/wiki_01.bz2", "AB/wiki_00.gz"]),
-        ("A[!A]/w*", ["AB/wiki_00.gz"]),
-        ("notes.*", ["notes.md"]),
-    ):
-        assert names(find_files([f"{tmp_path}/{glob}"]), tmp_path) == expected
-    span_of(tmp_path / "odd[1].jsonl", b"x")
-    assert names(find_files([f"{tmp_path}/odd[1].jsonl"]), tmp_path) == ["odd[1].jsonl"]
-
-
-def test_input_that_gives_nothing_says_what_was_looked_for_and_found(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no file or folder at .*/nowhere"):
-        find_files([f"{tmp_path}/nowhere"])
-    with pytest.raises(FileNotFoundError, match=r"no file or folder matches .*\*\.jsonl; looked below"):
-        find_files([f"{tmp_path}/*.jsonl"])
-    with pytest.raises(
-        InputError, match=r"holds no usable file: found 0 files \(nothing\); expected wikiextractor output"
-    ):
-        find_files([str(tmp_path)])
-    span_of(tmp_path / "table.csv", b"a,b\n")
-    with pytest.raises(InputError, match=r"found 1 files \(table\.csv\)"):
-        find_files([str(tmp_path)])
-    span_of(tmp_path / "zero.jsonl", b"")
-    with pytest.raises(InputError, match=r"holds only empty files: found 2 files \(table\.csv, zero\.jsonl\)"):
-        find_files([str(tmp_path)])
-    with pytest.raises(InputError, match=r"zero\.jsonl is empty \(0 bytes\)"):
-        find_files([f"{tmp_path}/zero.jsonl"])
-
-
-def test_the_store_is_looked_through_like_a_disk(s3: str) -> None:
-    for name in ("AA/wiki_00", "AB/wiki_01", "readme.md"):
-        storage.write_bytes(storage.join(s3, name), row(1))
-    assert [storage.name(file.path) for file in find_files([s3])] == ["wiki_00", "wiki_01"]
-    found = find_files([f"{s3}/A*/wiki_0[1-9]"])
-    assert [storage.name(file.path) for file in found] == ["wiki_01"]
-    assert good(read(Span.whole(found[0]))) == [("1", "T1", "Text 1.")]
 
 
 @settings(max_examples=100, deadline=None)

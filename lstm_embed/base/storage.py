@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from smart_open import compression
 
-from lstm_embed.base.errors import LstmEmbedError
+from lstm_embed.base.errors import InputError, LstmEmbedError
 
 CODEC_SUFFIXES = (".gz", ".bz2", ".zst", ".xz")
 _CODEC_SIGNS = {b"\x1f\x8b\x08": ".gz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ\0": ".xz"}
@@ -51,21 +51,40 @@ def resolve(path: str | os.PathLike[str]) -> str:
     """Return `path` in the form used everywhere: absolute if local, a URI without trailing slash if remote.
 
     Raises:
-        ValueError: for an empty path or a scheme this project does not know.
+        InputError: for what is no path, a scheme this project does not know, or a path with a password in it, which the
+            message leaves out.
     """
     text = os.fspath(path)
-    if not text:
-        raise ValueError("a path is empty; expected a local path, s3://bucket/key or gs://bucket/key")
+    if not text.strip():
+        raise InputError("a path is empty; expected a local path, s3://bucket/key or gs://bucket/key")
+    if not _is_utf_8(text) or "\0" in text:
+        raise InputError(
+            f"the path {os.fsencode(text)!r} is not UTF-8; rename what it names, or name the folder above it"
+        )
     scheme, separator, rest = text.partition("://")
     if not separator:
         return os.path.abspath(os.path.expanduser(text))
     if scheme == "file":
         return os.path.abspath(rest)
+    if set("@:") & set(rest.split("/")[0]) and ("@" in rest or scheme in _SCHEMES):
+        place = rest.rpartition("@")[2] if "@" in rest else ""
+        raise InputError(
+            f"the path {scheme}://***@{place} holds a key or password; give it in the environment, as in AWS_ACCESS_KEY_ID "
+            "and AWS_SECRET_ACCESS_KEY, and the path without it"
+        )
     if scheme not in _SCHEMES:
-        raise ValueError(f"path {text!r} has the scheme {scheme!r}; expected a local path, s3:// or gs://")
+        raise InputError(f"the path {text!r} has the scheme {scheme!r}; expected a local path, s3:// or gs://")
     if not rest.strip("/"):
-        raise ValueError(f"path {text!r} names no bucket; expected {scheme}://bucket/key")
+        raise InputError(f"the path {text!r} names no bucket; expected {scheme}://bucket/key")
     return f"{scheme}://{rest.strip('/')}"
+
+
+def _is_utf_8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_remote(path: str) -> bool:
@@ -152,9 +171,14 @@ def is_dir(path: str) -> bool:
 def list_files(directory: str, recursive: bool = True) -> list[FileInfo]:
     """Return the files under `directory`, sorted by path; names that begin with a dot are left out.
 
-    A missing folder has no files.
+    A missing folder has no files. Of a folder to which links lead too, the files are listed once.
+
+    Raises:
+        InputError: if `directory` is a file, or a name in it is not UTF-8.
     """
     directory = resolve(directory)
+    if not is_remote(directory):
+        return sorted(_local_files(directory, recursive), key=lambda file: file.path)
     store, inner = filesystem(directory)
     selector = pafs.FileSelector(inner, allow_not_found=True, recursive=recursive)
     files = [
@@ -163,6 +187,36 @@ def list_files(directory: str, recursive: bool = True) -> list[FileInfo]:
         if entry.type == pafs.FileType.File and not _hidden(entry.path[len(inner) :])
     ]
     return sorted(files, key=lambda file: file.path)
+
+
+def _local_files(directory: str, recursive: bool) -> Iterator[FileInfo]:
+    entered: set[tuple[int, int]] = set()
+    folders, links = [directory], list[str]()
+    while folders or links:
+        # What is reached by its own name is not reached by a link's.
+        folder = folders.pop() if folders else links.pop(links.index(min(links)))
+        try:
+            state = os.stat(folder)
+            if (state.st_dev, state.st_ino) in entered:
+                continue
+            entered.add((state.st_dev, state.st_ino))
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:
+            raise InputError(f"{folder} is a file; expected a folder") from None
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not _is_utf_8(entry.path):
+                raise InputError(f"{folder} holds a name that is not UTF-8: {os.fsencode(entry.name)!r}; rename it")
+            # Of a link that leads nowhere or to itself neither is true.
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                if recursive:
+                    (links if entry.is_symlink() else folders).append(entry.path)
+            elif os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():
+                state = entry.stat()
+                yield FileInfo(entry.path, state.st_size, str(state.st_mtime_ns))
 
 
 def _hidden(relative: str) -> bool:

@@ -22,12 +22,13 @@ from lstm_embed.corpus import token_set
 from lstm_embed.corpus.articles import cut_into_units, inflation, read_articles
 from lstm_embed.corpus.config import PrepareConfig, TextConfig
 from lstm_embed.corpus.counts import merge_counts
-from lstm_embed.corpus.input import discover
+from lstm_embed.corpus.input import check_output, discover
 from lstm_embed.corpus.sentences import UnitReader
 from lstm_embed.corpus.tasks import FinalTask, StageTask, counts_path
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger import Ledger, PartStore, Rejected, Span, Unit, Work, fingerprint
 from lstm_embed.ledger.erased import Erased
+from lstm_embed.ledger.parts import rejected_files
 from lstm_embed.ledger.plan import add_counts, check_rejected
 from lstm_embed.stages.runner import run_stage
 from lstm_embed.stages.stage import Job, Records, UnitStage
@@ -56,10 +57,8 @@ class PrepareStage(UnitStage[PrepareConfig]):
 
     def open(self) -> None:
         """Look at the input, and find the vocabulary if there is one already."""
-        self._files, self._ignored = discover(self.config.input)
-        inside = next((file.path for file in self._files if file.path.startswith(f"{self.output}/")), None)
-        if inside:
-            raise InputError(f"the input holds the output ({inside}); choose an output folder outside of the input")
+        check_output(self.output, self.config.input)
+        self._found = discover(self.config.input)
         self._own_vocabulary = storage.join(self.output, token_set.VOCABULARY)
         self._vocabulary: Vocabulary | None = None
         self._made: dict[str, Any] = {}
@@ -73,7 +72,7 @@ class PrepareStage(UnitStage[PrepareConfig]):
 
     def files(self) -> list[storage.FileInfo]:
         """Return the files of articles."""
-        return self._files
+        return self._found.files
 
     def cut(self, files: Sequence[storage.FileInfo]) -> list[tuple[Span, ...]]:
         """Cut and bundle files into pieces of equal size."""
@@ -205,8 +204,9 @@ class PrepareStage(UnitStage[PrepareConfig]):
         if rejected:
             facts["rejected_as"] = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
             facts["rejected_listed_in"] = storage.join(self.output, "quarantine")
-        if self._ignored:
-            facts["files_passed_over_for_their_names"] = f"{len(self._ignored)} (such as {self._ignored[0]})"
+        if "files_rejected" in facts:
+            facts["files_rejected"] = f"{facts['files_rejected']} ({rejected_files(self.output)})"
+        facts |= self._found.facts()
         facts["vocabulary"] = len(self._vocabulary) if self._vocabulary else 0
         return facts
 

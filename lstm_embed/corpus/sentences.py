@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lstm_embed.base.errors import LstmEmbedError
 from lstm_embed.corpus.articles import read_articles
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.readers.article import Article
@@ -58,11 +57,7 @@ class UnitReader:
     unlisted: int = 0
 
     def chunks(self) -> Iterator[SentenceChunk]:
-        """Yield the unit's sentences; always at least one chunk, which may be empty.
-
-        Raises:
-            LstmEmbedError: if the splitter fails; the message names the article.
-        """
+        """Yield the unit's sentences; always at least one chunk, which may be empty."""
         splitter = self.splitter or sentence_splitter(self.config.split, self.config.language)
         chunk = _ChunkBuilder(self.config, splitter, self.columns)
         sha = hashlib.sha256()
@@ -106,6 +101,7 @@ class _ChunkBuilder:
         self._hashes: list[bytes] = []
         self._columns: dict[str, list[Any]] = {name: [] for name in columns}
         self._rejected: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._bytes = 0
         self._repeated = 0
         self.num_chars = 0
@@ -120,16 +116,12 @@ class _ChunkBuilder:
 
     def reject(self, item: Rejected) -> None:
         self._rejected[item.reason] += item.count
+        self._counts["rejected_bytes"] += item.size
+        self._counts["files_rejected"] += item.rest_of_file
 
     def add(self, article: Article) -> None:
         text = article.text
-        try:
-            spans = self._splitter(text)
-        except Exception as error:  # may be a user's function, on any text
-            raise LstmEmbedError(
-                f"--split {self._config.split} failed on the article with id {article.id!r}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        spans = self._splitter(text)
         pieces = [text[start:end] for start, end in spans]
         if self._config.drop_repeated and len(set(pieces)) < len(pieces):
             first = dict(zip(reversed(pieces), range(len(pieces) - 1, -1, -1), strict=True))
@@ -145,6 +137,7 @@ class _ChunkBuilder:
         self._hashes.append(hashlib.blake2b(text.encode(), digest_size=16).digest())
         for name, values in self._columns.items():
             values.append(article.columns.get(name))
+        self._counts["characters_replaced"] += article.num_replaced
         self._bytes += len(article.raw)
         self.num_chars += len(text)
 
@@ -183,6 +176,8 @@ class _ChunkBuilder:
             "sentences_repeated": self._repeated,
             "tokens": int(np.minimum(lengths, most).sum()),
             "rejected": dict(sorted(self._rejected.items())),
+            # What is rare is counted where it occurs.
+            **{name: count for name, count in sorted(self._counts.items()) if count},
         }
         return SentenceChunk(table, len(self._ids), stats, input_digest, self._columns)
 

@@ -23,9 +23,10 @@ nonspacing marks), of what is left only `a-z`, `0-9` and `? . ! , ( )`, each of 
 
 from __future__ import annotations
 
-import importlib
+import functools
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
@@ -62,6 +63,12 @@ MARKS = (
 _LONGEST_RUN = 2000
 _LONG_RUN = re.compile(rf"\S{{{_LONGEST_RUN}}}")
 _LAST_END = re.compile(r""".*[.!?。！？．｡؟।][\"'”’」』）)\]】»]*""")
+_MOST_QUOTES = 500
+_QUOTE = "[\"'`´“”„‟‘’‚‛«»‹›《》〈〉「」『』]"
+_MANY_QUOTES = re.compile(rf"(?:[^{_QUOTE[1:-1]}]*+{_QUOTE}){{{_MOST_QUOTES}}}")
+_LAST_END_OR_SPACE = re.compile(rf"(?:{_LAST_END.pattern}(?=\s)|.*\s)")
+_LONG_SENTENCE = 1000
+_MOST_MARKS = 64
 
 
 def tokenize(texts: Sequence[str] | pa.Array | pa.ChunkedArray, profile: str = "default") -> pa.ListArray:
@@ -84,7 +91,7 @@ def tokenize(texts: Sequence[str] | pa.Array | pa.ChunkedArray, profile: str = "
     other = pc.invert(pc.string_is_ascii(column))
     if pc.any(other).as_py():
         normalise = _normalise if profile == "default" else _without_accents
-        column = pc.replace_with_mask(column, other, normalise(column.filter(other)))
+        column = pc.replace_with_mask(column, other, normalise(_with_few_marks(column.filter(other))))
     column = pc.ascii_lower(column)
     if profile == "original":
         return cut(column, ORIGINAL_CLASSES, unicode=False)
@@ -101,6 +108,23 @@ def _string_array(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array
     except UnicodeEncodeError:
         # A lone surrogate is no character; the sign for one that is unknown separates words in every rule.
         return pa.array([text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts])
+
+
+def _with_few_marks(column: pa.Array) -> pa.Array:
+    """Drop all but the first marks of a character that has absurdly many: putting them in order takes quadratic time."""
+    is_long = pc.greater(pc.binary_length(column), _LONG_SENTENCE)
+    if not pc.any(is_long).as_py():
+        return column
+    shortened = [_many_marks().sub(r"\1", text) for text in column.filter(is_long).to_pylist()]
+    return pc.replace_with_mask(column, is_long, pa.array(shortened, pa.string()))
+
+
+@functools.cache
+def _many_marks() -> re.Pattern[str]:
+    """Return the pattern of too many marks: characters that normalisation puts in order, or turns into such."""
+    points = map(chr, [*range(0x300, 0xD800), *range(0xE000, 0x1F000)])
+    marks = "".join(c for c in points if all(map(unicodedata.combining, unicodedata.normalize("NFKD", c))))
+    return re.compile(f"([{marks}]{{{_MOST_MARKS}}})[{marks}]+")
 
 
 def _normalise(column: pa.Array) -> pa.Array:
@@ -120,40 +144,20 @@ def sentence_splitter(name: str = "sentencex", language: str = "en") -> Splitter
     """Return the function that cuts a text into sentences.
 
     Args:
-        name: "sentencex"; "none" for one sentence that is the whole text; or the dotted name of a function that takes a
-            text and returns a list of (start, end) character offsets.
+        name: "sentencex", or "none" for one sentence that is the whole text.
         language: ISO 639 code, for sentencex.
 
     Raises:
-        InputError: if there is no such function.
+        InputError: for another name.
     """
     if name == "sentencex":
         return lambda text: split_sentences(text, language)
     if name == "none":
         return lambda text: _stripped(text, 0, len(text))
-    module_name, _, function_name = name.rpartition(".")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"--split is {name!r}; expected 'sentencex', 'none' or the dotted name of an importable function ({error})"
-        ) from None
-    return lambda text: _checked(name, function(text), text)
-
-
-def _checked(name: str, spans: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
-    """Return what a user's splitter found, without white space around sentences, if it makes sense."""
-    found: list[tuple[int, int]] = []
-    behind = 0
-    for start, end in spans:
-        if not behind <= start <= end <= len(text):
-            raise ValueError(
-                f"--split {name} returned the span ({start}, {end}) behind offset {behind} in a text of "
-                f"{len(text)} characters; expected ascending spans inside the text"
-            )
-        behind = end
-        found += _stripped(text, int(start), int(end))
-    return found
+    raise InputError(
+        f"--split is {name!r}; expected sentencex or none: functions of one's own are not called; "
+        "cut the text beforehand, and give one sentence a row with --split none"
+    )
 
 
 def split_sentences(text: str, language: str = "en") -> list[tuple[int, int]]:
@@ -172,7 +176,7 @@ def split_sentences(text: str, language: str = "en") -> list[tuple[int, int]]:
         line_start += len(line) + 1
         if not line or line.isspace():
             continue
-        for piece in (line,) if len(line) <= _LONGEST_RUN else _without_long_runs(line):
+        for piece in (line,) if len(line) <= _LONGEST_RUN else _bounded(line):
             for sentence in segment(language, piece):
                 inner = sentence.rstrip()
                 if inner:
@@ -182,11 +186,23 @@ def split_sentences(text: str, language: str = "en") -> list[tuple[int, int]]:
     return spans
 
 
-def _without_long_runs(line: str) -> Iterator[str]:
-    """Cut a line where too many characters stand without white space; behind the end of a sentence if there is one.
+def _bounded(line: str) -> Iterator[str]:
+    """Cut a long line into pieces for which sentencex does not take quadratic time.
 
-    sentencex takes quadratic time on such runs, which long lines of Chinese or Japanese (or of noise) are.
+    It does for many characters without white space between them, which long lines of Chinese or Japanese (or of noise) are,
+    and for many quotation marks, each of which may open what is closed at the line's end.
     """
+    start = 0
+    while many := _MANY_QUOTES.match(line, start):
+        ended = _LAST_END_OR_SPACE.match(line, start, many.end())
+        cut_at = ended.end() if ended else many.end()
+        yield from _without_long_runs(line[start:cut_at])
+        start = cut_at
+    yield from _without_long_runs(line[start:])
+
+
+def _without_long_runs(line: str) -> Iterator[str]:
+    """Cut a line where too many characters stand without white space; behind the end of a sentence if there is one."""
     start = 0
     while run := _LONG_RUN.search(line, start):
         ended = _LAST_END.match(line, run.start(), run.end())

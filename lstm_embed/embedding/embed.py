@@ -19,7 +19,7 @@ from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.base.settings import deciding, values_of
 from lstm_embed.corpus.articles import cut_into_units, inflation
 from lstm_embed.corpus.config import TextConfig
-from lstm_embed.corpus.input import find_files
+from lstm_embed.corpus.input import check_output, find_files
 from lstm_embed.corpus.sentences import UnitReader
 from lstm_embed.corpus.text import sentence_splitter
 from lstm_embed.corpus.token_set import KIND as TOKEN_SET
@@ -33,6 +33,7 @@ from lstm_embed.embedding.vectors import KIND, VectorFormat, refuse_earlier
 from lstm_embed.embedding.worker import REUSED, EmbedChunk
 from lstm_embed.ledger import PartStore, Span, Work
 from lstm_embed.ledger.erased import Erased
+from lstm_embed.ledger.parts import rejected_files
 from lstm_embed.model.config import OriginalConfig, config_from_dict
 from lstm_embed.stages.pool import find_workers, pool_needs
 from lstm_embed.stages.preflight import Needs
@@ -90,6 +91,8 @@ class EmbedStage(UnitStage[EmbedConfig]):
         other = self.config.reuse and storage.resolve(self.config.reuse) != self.output
         # What the output folder itself holds is reused in any case.
         self.earlier = Earlier.open(self.config.reuse, self.settings()) if other else None
+        if not self.tokens:
+            check_output(self.output, self.config.input)
         self._counts: dict[str, int] = {}
 
     def settings(self) -> dict[str, Any]:
@@ -266,6 +269,10 @@ class EmbedStage(UnitStage[EmbedConfig]):
             "embedding": self.embedding,
             "precision": self.precision,
         }
+        if "files_rejected" in totals:
+            facts["files rejected"] = f"{totals['files_rejected']} ({rejected_files(self.output)})"
+        if "characters_replaced" in totals:
+            facts["characters replaced"] = totals["characters_replaced"]
         if "erased" in totals:
             facts["erased articles"] = totals["erased"]
         if misfits := totals.get("values_of_another_type"):

@@ -7,6 +7,7 @@ has been done.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import struct
@@ -149,6 +150,8 @@ class PartStore:
                 "reason": piece.reason,
                 "sha256": piece.digest,
             }
+            if piece.rest_of_file:
+                line["rest_of_file"] = True
             if with_text:
                 line["excerpt"] = piece.excerpt.decode("utf-8", "replace")
             lines.append(json.dumps(line, ensure_ascii=True))
@@ -174,6 +177,17 @@ def encode_table(table: pa.Table, row_groups: Sequence[int] | None = None, **opt
 def quarantine_path(output: str, unit: int) -> str:
     """Return where the rejected pieces of a unit are listed."""
     return storage.join(output, "quarantine", f"unit-{unit:08d}.jsonl")
+
+
+def rejected_files(output: str, most: int = 3) -> str:
+    """Return which files, or rests of files, were rejected for what, of an output folder's quarantine the first few."""
+    found: list[str] = []
+    for file in storage.list_files(storage.join(output, "quarantine")):
+        entries = (json.loads(line) for line in storage.read_bytes(file.path).splitlines() if b'"rest_of_file"' in line)
+        found += [f"{entry['path']}: {entry['reason']}" for entry in itertools.islice(entries, most - len(found))]
+        if len(found) == most:
+            break
+    return "; ".join(found)
 
 
 def parse_name(name: str) -> tuple[int, int] | None:

@@ -296,21 +296,25 @@ def _committed(store: PartStore, numbers: set[int], content: dict[int, Any]) -> 
 
 
 def check_rejected(totals: dict[str, Any], max_bad_fraction: float, output: str) -> None:
-    """Refuse a result of which too much was rejected, or in which nothing was usable.
+    """Refuse a result of which too much was rejected, counted by records or by bytes, or in which nothing was usable.
 
     Raises:
         TooMuchRejected: with the counts by reason and where the list is.
     """
     rejected = totals.get("rejected", {})
-    bad = sum(rejected.values())
-    records = totals.get("records", 0) + bad
-    if bad <= max_bad_fraction * records:
+    bad, bad_bytes = sum(rejected.values()), totals.get("rejected_bytes", 0)
+    records, num_bytes = totals.get("records", 0) + bad, totals.get("bytes", 0) + bad_bytes
+    if bad <= max_bad_fraction * records and bad_bytes <= max_bad_fraction * num_bytes:
         return
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
+    of_bytes = f", with {bad_bytes:,} of {num_bytes:,} bytes" if bad_bytes else ""
+    files = (
+        f"whole files or rests of files are {parts.rejected_files(output)}; " if totals.get("files_rejected") else ""
+    )
     raise TooMuchRejected(
-        f"{bad} of {records} records were rejected ({reasons}), more than --max-bad-fraction {max_bad_fraction:g} "
-        f"allows; they are listed in {storage.join(output, 'quarantine')}; what was read is kept: "
-        "run again with a larger --max-bad-fraction to accept it"
+        f"{bad} of {records} records were rejected ({reasons}){of_bytes}, more than --max-bad-fraction "
+        f"{max_bad_fraction:g} allows; {files}all are listed in {storage.join(output, 'quarantine')}; what was read is "
+        "kept: run again with a larger --max-bad-fraction to accept it"
     )
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_embed.corpus import characters, text
+from lstm_embed.corpus import characters
+from lstm_embed.corpus import text as text_module
 from lstm_embed.corpus.text import sentence_splitter, split_sentences, tokenize
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -185,31 +186,66 @@ def test_long_runs_without_white_space_take_no_quadratic_time() -> None:
     assert len(split_sentences(line)) == 1000
 
 
-def test_a_row_can_be_one_sentence_and_a_splitter_can_be_the_users() -> None:
+def test_a_row_can_be_one_sentence_and_nothing_that_is_named_is_called() -> None:
     assert sentence_splitter("none")("  One. Two.\nThree \n") == [(2, 17)]
     assert sentence_splitter("none")(" \n") == []
-    mine = sentence_splitter(f"{__name__}.on_semicolons")
-    whole = " a; b ;;c"
-    assert [whole[start:end] for start, end in mine(whole)] == ["a", "b", "c"]
+    for name in ("spacy", "os.system", f"{__name__}.original", "..", ""):
+        with pytest.raises(ValueError, match=r"--split is .*; expected sentencex or none"):
+            sentence_splitter(name)
 
 
-def on_semicolons(whole: str) -> list[tuple[int, int]]:
-    return [match.span() for match in re.finditer("[^;]*", whole)]
+# Text for which the libraries below take time that grows with its square.
+SLOW_SENTENCES = ["' ", "“ ", "“a", "‘ ", "« ", "‹ ", "„ ", "` ", "'", "「", "“A. ", "'a' ", "《 ", "字。「"]
+SLOW_TOKENS = ["\u0301\u0323", "\u0f71\u0f72\u0f74", "\u302a\u0591", "\uff9e\u0301", "\u0345\u0301"]
 
 
-def backwards(whole: str) -> list[tuple[int, int]]:
-    return [(3, 5), (0, 2)]
+@pytest.mark.parametrize("piece", SLOW_SENTENCES)
+def test_the_splitter_below_never_sees_more_than_it_can_bear(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sentencex
+
+    seen: list[str] = []
+
+    def segment(language: str, text: str) -> list[str]:
+        seen.append(text)
+        return [text]
+
+    monkeypatch.setattr(sentencex, "segment", segment)
+    work = []
+    for size in (100_000, 200_000):
+        seen.clear()
+        whole = piece * (size // len(piece))
+        split_sentences(whole)
+        assert "".join(seen) == whole
+        work.append(sum(len(text) * (1 + len(re.findall(text_module._QUOTE, text))) for text in seen))
+        assert all(len(run) <= 2000 for text in seen for run in text.split())
+    assert work[1] < 2.2 * work[0]
+    assert work[1] < 600 * 200_000
 
 
-@pytest.mark.parametrize("name", ["spacy", "no.such.module", "re.no_such_function", "..", "re."])
-def test_a_splitter_that_is_not_there_is_named(name: str) -> None:
-    with pytest.raises(ValueError, match=r"--split is .*; expected 'sentencex', 'none' or the dotted name"):
-        sentence_splitter(name)
+@pytest.mark.parametrize("piece", SLOW_TOKENS)
+@pytest.mark.parametrize("profile", ["default", "original"])
+def test_no_character_keeps_more_marks_than_can_be_put_in_order(
+    piece: str, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = text_module._with_few_marks
+
+    def looked_at(column: pa.Array) -> pa.Array:
+        seen.extend(real(column).to_pylist())
+        return real(column)
+
+    monkeypatch.setattr(text_module, "_with_few_marks", looked_at)
+    few, many = "ж" + piece * 30, "ж" + piece * 100_000
+    assert tokenize([f"{few} end", f"{many} end", few], profile).to_pylist()[1][-1] == "end"
+    assert len(seen[1]) < 80
+    assert (seen[0], seen[2]) == (f"{few} end", few)
 
 
-def test_a_splitter_that_makes_no_sense_is_told_so() -> None:
-    with pytest.raises(ValueError, match=r"returned the span \(0, 2\) behind offset 5 in a text of 6 characters"):
-        sentence_splitter(f"{__name__}.backwards")("abcdef")
+def test_a_long_line_with_many_quotations_is_cut_behind_sentences() -> None:
+    line = " ".join(f'He said “yes, no. {n}” to ‘her’ and it’s "fine".' for n in range(400))
+    sentences = [line[start:end] for start, end in split_sentences(line)]
+    assert sum(sentence.endswith('"fine".') for sentence in sentences) > 390
+    assert " ".join(sentences) == line
 
 
 def test_text_needs_neither_ray_nor_torch() -> None:
@@ -218,4 +254,4 @@ def test_text_needs_neither_ray_nor_torch() -> None:
 
     code = "import sys, lstm_embed.corpus.text as t; t.tokenize(['a']); print({'ray', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
-    assert text.PROFILES == ("default", "original")
+    assert text_module.PROFILES == ("default", "original")
