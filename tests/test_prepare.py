@@ -24,7 +24,7 @@ from stages_help import units_here, without_ray
 from synthetic import vocabulary_of
 
 from lstm_embed.base import storage
-from lstm_embed.base.errors import FingerprintMismatch, InputError
+from lstm_embed.base.errors import FingerprintMismatch, InputError, TooMuchRejected
 from lstm_embed.base.progress import Summary
 from lstm_embed.corpus import counts, prepare, sentences, tasks
 from lstm_embed.corpus.config import PrepareConfig, TextConfig
@@ -549,10 +549,9 @@ def test_text_can_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("here")
 def test_an_output_inside_the_input_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "in")
-    inside = {"output": f"{tmp_path}/in/AA/out"}
-    run(tmp_path, **inside)
     with pytest.raises(InputError, match="the input holds the output"):
-        run(tmp_path, **inside)
+        run(tmp_path, output=f"{tmp_path}/in/AA/out")
+    assert not (tmp_path / "in" / "AA" / "out").exists()
 
 
 @pytest.mark.usefixtures("here")
@@ -599,6 +598,31 @@ def test_chunks_and_parts_end_by_bytes_where_rows_are_long(tmp_path: Path, monke
     assert sum(chunk.table.num_rows for chunk in parts) == 100
     assert max(chunk.table["text"].nbytes for chunk in parts) < 21_000
     assert len(parts) < 10
+
+
+@pytest.mark.usefixtures("here")
+def test_a_file_that_is_lost_weighs_its_bytes_and_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "good.jsonl").write_bytes(json_lines(0, 200))
+    lost = json_lines(300, 100).decode().encode("utf-16")
+    (folder / "export.json").write_bytes(lost)
+    with pytest.raises(
+        TooMuchRejected, match=rf"1 of 201 records were rejected .* with {len(lost):,} of .*export.json: UTF"
+    ):
+        run(tmp_path)
+    summary = run(tmp_path, max_bad_fraction=0.9)
+    assert summary.facts["files_rejected"].startswith(f"1 ({folder}/export.json: UTF-16 text (convert it")
+    assert summary.facts["rejected_bytes"] == len(lost)
+    (folder / "export.json").write_bytes(b"[" + json_lines(300, 100).strip().replace(b"\n", b",") + b"]")
+    assert run(tmp_path).facts["articles"] == 300
+
+
+@pytest.mark.usefixtures("here")
+def test_characters_that_were_replaced_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(json_lines(0, 20) + b'{"id": "x", "text": "A\\u0000b \\ud83d c."}\n')
+    assert run(tmp_path).facts["characters_replaced"] == 2
+    assert by_article(rows_of(tmp_path))["x"] == ["A\ufffdb \ufffd c."]
 
 
 @pytest.mark.usefixtures("here")

@@ -64,14 +64,12 @@ def discover(inputs: Sequence[str]) -> Found:
     return Found(files, sorted(ignored - set(found)), sorted(repeated))
 
 
-def check_output(output: str, inputs: Sequence[str]) -> None:
-    """Refuse an output folder that is a file, or whose files would be read as input.
+def refuse_output_inside(inputs: Sequence[str], output: str) -> None:
+    """Refuse an output folder whose files would be read as input.
 
     Raises:
         InputError: if it is one.
     """
-    if storage.exists(output) and not storage.is_dir(output):
-        raise InputError(f"--output {output} is a file; expected a folder, or one that is not there yet")
     for given in inputs:
         path = storage.resolve(given)
         pattern = _glob_pattern(path if storage.is_remote(path) else os.path.realpath(path))

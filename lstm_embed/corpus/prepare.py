@@ -22,7 +22,7 @@ from lstm_embed.corpus import token_set
 from lstm_embed.corpus.articles import cut_into_units, inflation, read_articles
 from lstm_embed.corpus.config import PrepareConfig, TextConfig
 from lstm_embed.corpus.counts import merge_counts
-from lstm_embed.corpus.input import check_output, discover
+from lstm_embed.corpus.input import discover, refuse_output_inside
 from lstm_embed.corpus.sentences import UnitReader
 from lstm_embed.corpus.tasks import FinalTask, StageTask, counts_path
 from lstm_embed.corpus.vocabulary import Vocabulary
@@ -57,7 +57,7 @@ class PrepareStage(UnitStage[PrepareConfig]):
 
     def open(self) -> None:
         """Look at the input, and find the vocabulary if there is one already."""
-        check_output(self.output, self.config.input)
+        refuse_output_inside(self.config.input, self.output)
         self._found = discover(self.config.input)
         self._own_vocabulary = storage.join(self.output, token_set.VOCABULARY)
         self._vocabulary: Vocabulary | None = None

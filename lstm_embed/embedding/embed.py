@@ -19,7 +19,7 @@ from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.base.settings import deciding, values_of
 from lstm_embed.corpus.articles import cut_into_units, inflation
 from lstm_embed.corpus.config import TextConfig
-from lstm_embed.corpus.input import check_output, find_files
+from lstm_embed.corpus.input import find_files, refuse_output_inside
 from lstm_embed.corpus.sentences import UnitReader
 from lstm_embed.corpus.text import sentence_splitter
 from lstm_embed.corpus.token_set import KIND as TOKEN_SET
@@ -92,7 +92,7 @@ class EmbedStage(UnitStage[EmbedConfig]):
         # What the output folder itself holds is reused in any case.
         self.earlier = Earlier.open(self.config.reuse, self.settings()) if other else None
         if not self.tokens:
-            check_output(self.output, self.config.input)
+            refuse_output_inside(self.config.input, self.output)
         self._counts: dict[str, int] = {}
 
     def settings(self) -> dict[str, Any]:
