@@ -316,17 +316,14 @@ def test_words_of_scripts_without_spaces_are_found_inside_tokens_too(tmp_path: P
 
 
 def make_config(tokens: str, output: Path, **changes: Any) -> WordVectorsConfig:
-    small: dict[str, Any] = {"dimension": 8, "epochs": 2, "sample": 0.0, "workers": 1, "subword_buckets": 300}
+    small: dict[str, Any] = {"dimension": 8, "epochs": 2, "sample": 0.0, "workers": 1}
     return WordVectorsConfig(**{"tokens": tokens, "output": str(output), **small, **changes})
 
 
-@pytest.mark.parametrize("algorithm", ["word2vec", "fasttext"])
-def test_a_folder_is_aligned_to_another_vocabulary_and_fasttext_composes_its_new_words(
-    tmp_path: Path, algorithm: str
-) -> None:
+def test_a_folder_is_aligned_to_another_vocabulary_and_its_new_words_have_their_pieces(tmp_path: Path) -> None:
     old = write_token_set(str(tmp_path / "old"), num_words=50, num_articles=30)
     new = write_token_set(str(tmp_path / "new"), num_words=70, num_articles=30, seed=1)
-    train_word_vectors(make_config(old.path, tmp_path / "old-wv", algorithm=algorithm, subword_min=2))
+    train_word_vectors(make_config(old.path, tmp_path / "old-wv"))
     config = make_config(new.path, tmp_path / "new-wv", import_from=str(tmp_path / "old-wv"))
     train_word_vectors(config)
     before, after = (WordVectors.load(str(tmp_path / name)) for name in ("old-wv", "new-wv"))
@@ -334,7 +331,7 @@ def test_a_folder_is_aligned_to_another_vocabulary_and_fasttext_composes_its_new
     np.testing.assert_array_equal(after.vectors[rows], before.vectors)
     report = storage.read_json(str(tmp_path / "new-wv" / "report.json"))["imported"]
     assert report["exact"] == len(before.vocabulary) - FIRST_ID
-    assert (report["composed"], report["from_pieces"]) == ((20, 0) if algorithm == "fasttext" else (0, 20))
+    assert (report["composed"], report["from_pieces"]) == (0, 20)
     assert after.vectors[FIRST_LEARNED:].any(axis=1).all()
     assert train_word_vectors(config).already_done
 
@@ -353,11 +350,3 @@ def test_what_cannot_be_used_leaves_no_folder_that_a_corrected_command_would_tri
         train_word_vectors(make_config(tokens.path, tmp_path / "new", continue_from=str(tmp_path / "old"))).rows
         == len(tokens.vocabulary) - FIRST_ID
     )
-
-
-def test_continuing_fasttext_with_other_ngrams_is_refused(tmp_path: Path) -> None:
-    tokens = write_token_set(str(tmp_path / "tokens"), num_words=50, num_articles=30)
-    train_word_vectors(make_config(tokens.path, tmp_path / "old", algorithm="fasttext"))
-    other = {"algorithm": "fasttext", "continue_from": str(tmp_path / "old"), "subword_min": 2}
-    with pytest.raises(InputError, match=r"subword_min 3, and now it is 2.*--subword-min"):
-        train_word_vectors(make_config(tokens.path, tmp_path / "new", **other))

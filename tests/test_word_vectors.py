@@ -6,7 +6,6 @@ import dataclasses
 import gzip
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -104,11 +103,8 @@ train_word_vectors(WordVectorsConfig(**json.loads(sys.argv[1])), Teller())
 """
 
 
-@pytest.mark.parametrize("algorithm", ["word2vec", "fasttext"])
-def test_a_training_killed_after_an_epoch_ends_with_the_same_vectors(
-    tokens: TokenSet, tmp_path: Path, algorithm: str
-) -> None:
-    config = make_config(tokens, tmp_path / "killed", algorithm=algorithm, subword_buckets=500)
+def test_a_training_killed_after_an_epoch_ends_with_the_same_vectors(tokens: TokenSet, tmp_path: Path) -> None:
+    config = make_config(tokens, tmp_path / "killed")
     arguments = [sys.executable, "-c", TRAIN_AND_TELL, json.dumps(dataclasses.asdict(config))]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -135,13 +131,6 @@ def test_the_loss_falls_and_does_not_depend_on_the_number_of_threads(tokens: Tok
     assert losses[3] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_no_loss_is_told_of_fasttext_which_gensim_does_not_count(tokens: TokenSet, tmp_path: Path) -> None:
-    told = Notes()
-    train_word_vectors(make_config(tokens, tmp_path / "wv", algorithm="fasttext", subword_buckets=100, epochs=1), told)
-    assert report_of(tmp_path / "wv")["epochs"][0]["loss"] is None
-    assert [re.sub(r"[\d,]+ words", "n words", note) for note in told.notes] == ["epoch 1 of 1: n words/s"]
-
-
 def test_a_cap_on_sentences_takes_them_evenly_from_the_corpus(tokens: TokenSet, tmp_path: Path) -> None:
     train_word_vectors(make_config(tokens, tmp_path / "all"))
     train_word_vectors(make_config(tokens, tmp_path / "some", max_sentences=tokens.num_rows // 4))
@@ -156,13 +145,11 @@ def test_a_damaged_part_stops_the_training_with_an_error(tmp_path: Path) -> None
         train_word_vectors(make_config(tokens, tmp_path / "wv"))
 
 
-@pytest.mark.parametrize("algorithm", ["word2vec", "fasttext"])
-def test_training_continues_on_a_grown_token_set(tokens: TokenSet, tmp_path: Path, algorithm: str) -> None:
-    kind = {"algorithm": algorithm, "subword_buckets": 500}
-    train_word_vectors(make_config(tokens, tmp_path / "old", **kind))
+def test_training_continues_on_a_grown_token_set(tokens: TokenSet, tmp_path: Path) -> None:
+    train_word_vectors(make_config(tokens, tmp_path / "old"))
     grown = write_token_set(str(tmp_path / "grown"), num_words=100, seed=1)
     # A learning rate of nearly nothing shows what the training started from.
-    still = {**kind, "continue_from": str(tmp_path / "old"), "alpha": 1e-9, "min_alpha": 1e-9, "epochs": 1}
+    still = {"continue_from": str(tmp_path / "old"), "alpha": 1e-9, "min_alpha": 1e-9, "epochs": 1}
     train_word_vectors(make_config(grown, tmp_path / "new", **still))
     old, new = (WordVectors.load(str(tmp_path / name)) for name in ("old", "new"))
     assert new.vectors.shape == (len(old.vectors) + 20, 16)
@@ -171,13 +158,6 @@ def test_training_continues_on_a_grown_token_set(tokens: TokenSet, tmp_path: Pat
     assert new.vectors[FIRST_ID:].any(axis=1).all()
     with pytest.raises(InputError, match=r"dimension 16, and now it is 8.*--dimension 16"):
         train_word_vectors(make_config(grown, tmp_path / "other", **{**still, "dimension": 8}))
-
-
-def test_continuing_with_another_algorithm_is_refused(tokens: TokenSet, tmp_path: Path) -> None:
-    train_word_vectors(make_config(tokens, tmp_path / "old", epochs=1))
-    config = make_config(tokens, tmp_path / "new", algorithm="fasttext", continue_from=str(tmp_path / "old"))
-    with pytest.raises(InputError, match="--algorithm word2vec"):
-        train_word_vectors(config)
 
 
 def test_the_state_is_dropped_on_request_and_vectors_can_still_be_continued(tokens: TokenSet, tmp_path: Path) -> None:
@@ -413,7 +393,7 @@ def test_settings_are_read_without_gensim_torch_or_ray() -> None:
     [
         ({"dimension": 0}, "dimension is 0; expected 1 to 65,536 .--dimension"),
         ({"sample": 2.0}, "sample is 2.0; expected 0 to 1"),
-        ({"algorithm": "glove"}, "algorithm is 'glove'; expected 'word2vec' or 'fasttext'"),
+        ({"architecture": "glove"}, "architecture is 'glove'; expected 'skip-gram' or 'cbow'"),
         ({"import_from": "a", "continue_from": "b"}, "both set"),
     ],
 )

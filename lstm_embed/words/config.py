@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from lstm_embed.base.errors import InputError
-from lstm_embed.base.settings import DECIDES, Range, Words, deciding, settings
+from lstm_embed.base.settings import DECIDES, Range, Words, settings
 
-Algorithm = Literal["word2vec", "fasttext"]
 Architecture = Literal["skip-gram", "cbow"]
 Format = Literal["auto", "text", "word2vec-binary", "fasttext-binary", "gensim"]
 
@@ -24,9 +23,6 @@ class WordVectorsConfig:
     """Folder of the token set; its vocabulary decides which words get a vector. Held-out articles are not trained on."""
     output: Words
     """Folder for the word vectors; local or s3://."""
-    algorithm: Annotated[Algorithm, DECIDES] = "word2vec"
-    """word2vec, or fasttext, which also learns vectors of the words' character n-grams (about four times slower; gensim does
-    not count its loss)."""
     architecture: Annotated[Architecture, DECIDES] = "skip-gram"
     """skip-gram, or cbow, which trains faster and makes worse sentence vectors."""
     dimension: Annotated[int, Range(1, 65_536), DECIDES] = 300
@@ -43,13 +39,6 @@ class WordVectorsConfig:
     """Learning rate at the start; it falls linearly to `min_alpha`."""
     min_alpha: Annotated[float, Range(0), DECIDES] = 1e-4
     """Learning rate at the end."""
-    subword_min: Annotated[int, Range(1), DECIDES] = 3
-    """fasttext: characters of the shortest n-gram, 1 or more."""
-    subword_max: Annotated[int, Range(1), DECIDES] = 6
-    """fasttext: characters of the longest n-gram."""
-    subword_buckets: Annotated[int, Range(1), DECIDES] = 500_000
-    """fasttext: rows of the n-gram table, which n-grams share by their hash (fastText itself takes 2000000); each row costs
-    as much memory as a word."""
     max_sentences: Annotated[int, Range(0), DECIDES] = 0
     """Most sentences to train on, taken evenly from the whole corpus; 0 for all."""
     workers: Annotated[int, Range(0)] = 0
@@ -58,29 +47,20 @@ class WordVectorsConfig:
     """Seed of the first vectors, the sampling and the negatives, 0 or more."""
     continue_from: str = ""
     """Folder of earlier word vectors to go on from, usually of a smaller or older token set: pieces it has start with its
-    vectors, new ones at random (fasttext: with their n-grams)."""
+    vectors, new ones at random."""
     import_from: str = ""
     """File of finished vectors to take instead of training: word2vec text or binary, GloVe text, fastText .vec or .bin,
     compressed or not; local or s3://; or the folder of word vectors made for another token set. Words are looked up as they
     are, then in the form the token rule gives them. Prepare the text with --whole-word-count, so that its words are whole; one
-    without a vector has the mean of its pieces' (fastText .bin, and a folder made by fasttext: is composed from n-grams)."""
+    without a vector has the mean of its pieces' (fastText .bin: is composed from its n-grams)."""
     import_format: Format = "auto"
     """Format of `import_from`. gensim's own files are read only if `gensim` is named here: they are pickles, and a pickle
     runs the code that is in it, so name only files you trust."""
     keep_state: bool = True
-    """Keep what `continue_from` needs (about twice the size of the vectors; fasttext: also the n-grams)."""
+    """Keep what `continue_from` needs (about twice the size of the vectors)."""
 
     def __post_init__(self) -> None:
         if self.min_alpha > self.alpha:
             raise InputError(f"min_alpha is {self.min_alpha}; expected at most alpha, {self.alpha} (--min-alpha)")
-        if self.subword_max < self.subword_min:
-            raise InputError(
-                f"subword_max is {self.subword_max}; expected at least subword_min, {self.subword_min} (--subword-max)"
-            )
         if self.import_from and self.continue_from:
             raise InputError("import_from and continue_from are both set; expected one of them (--import-from)")
-
-    def training_settings(self) -> dict[str, Any]:
-        """Return what decides the trained vectors, apart from the token set and earlier vectors."""
-        unused = () if self.algorithm == "fasttext" else ("subword_min", "subword_max", "subword_buckets")
-        return {name: value for name, value in deciding(self).items() if name not in unused}

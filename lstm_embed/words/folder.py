@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
+from typing_extensions import TypedDict
 
 from lstm_embed.base import storage, tensors
 from lstm_embed.base.errors import InputError
+from lstm_embed.base.settings import parse_json
 from lstm_embed.corpus.vocabulary import FIRST_ID, Vocabulary
 from lstm_embed.ledger import open_sealed
 
@@ -20,7 +22,10 @@ VECTORS, VOCABULARY, STATE, REPORT = "vectors.safetensors", "vocabulary.parquet"
 
 FloatArray = npt.NDArray[np.float32]
 
-_ARRAYS = {"word2vec": ("vectors", "hidden"), "fasttext": ("words", "subwords", "hidden")}
+
+class _Facts(TypedDict):
+    epoch: int
+    epochs: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +70,8 @@ class State:
     """A training at the end of an epoch: what gensim needs to go on, without pickle.
 
     Attributes:
-        arrays: word2vec: "vectors" (V - 1, d) and "hidden" (V - 1, d); fasttext: "words", "subwords" and "hidden".
-        facts: "algorithm", "epoch" (finished ones), "epochs" (the report of each).
+        arrays: "vectors" and "hidden", each of shape (V - 1, d).
+        facts: "epoch" (finished ones), "epochs" (the report of each).
     """
 
     arrays: dict[str, FloatArray]
@@ -93,15 +98,13 @@ class State:
         if not storage.exists(path):
             return None
         with tensors.opened(path) as file:
-            try:
-                facts = json.loads(file.metadata()["facts"])
-                names = _ARRAYS[facts["algorithm"]]
-                if len(facts["epochs"]) != facts["epoch"]:
-                    raise ValueError("its epochs are not as many as it says")
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise InputError(f"{path} is damaged ({error}); delete it to train from the start") from None
-            expected = {name: ("F32", (None if name == "subwords" else num_pieces, dimension)) for name in names}
-            return cls(arrays=tensors.take_tensors(file, path, expected), facts=facts)
+            facts = parse_json(
+                file.metadata().get("facts", ""), _Facts, path, advice="delete it to train from the start"
+            )
+            if len(facts["epochs"]) != facts["epoch"]:
+                raise InputError(f"{path} is damaged: its epochs are not as many as it says; delete it to train anew")
+            expected = dict.fromkeys(("vectors", "hidden"), ("F32", (num_pieces, dimension)))
+            return cls(arrays=tensors.take_tensors(file, path, expected), facts=dict(facts))
 
 
 def aligned(piece_rows: FloatArray) -> FloatArray:

@@ -20,9 +20,9 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError, LstmEmbedError
 from lstm_embed.corpus.pieces import MARK
 from lstm_embed.corpus.text import tokenize
-from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED, PAD, Vocabulary
+from lstm_embed.corpus.vocabulary import FIRST_LEARNED, PAD, Vocabulary
 from lstm_embed.words.fasttext_file import Subwords, read_fasttext
-from lstm_embed.words.folder import State, WordVectors
+from lstm_embed.words.folder import WordVectors
 from lstm_embed.words.gensim_model import quiet_gensim
 from lstm_embed.words.plain_files import LARGEST, Rows, detect_format, open_plain, read_binary, read_text
 
@@ -113,14 +113,7 @@ def _from_folder(path: str, vocabulary: Vocabulary) -> Imported:
     rows = vocabulary.ids(earlier.vocabulary.pieces[number] for number in present)
     vectors = np.zeros((len(vocabulary), earlier.vectors.shape[1]), np.float32)
     vectors[rows[rows > PAD]] = earlier.vectors[present[rows > PAD]]
-    found = Imported(vectors=vectors, exact=int((rows > PAD).sum()))
-    state = State.load(path, len(earlier.vocabulary) - FIRST_ID, vectors.shape[1])
-    if not state or "subwords" not in state.arrays:
-        return found
-    shortest, longest = (earlier.settings.get(name) for name in ("subword_min", "subword_max"))
-    if not (isinstance(shortest, int) and isinstance(longest, int)):
-        raise InputError(f"{path} says that its n-grams have {shortest} to {longest} characters; make the folder again")
-    return _composed(found, Subwords(state.arrays["subwords"], shortest, longest), vocabulary.pieces)
+    return Imported(vectors=vectors, exact=int((rows > PAD).sum()))
 
 
 def _unpickled(path: str) -> tuple[Rows, Subwords | None]:

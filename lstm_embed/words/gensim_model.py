@@ -37,7 +37,7 @@ class Loss:
 
 def new_model(config: WordVectorsConfig, vocabulary: Vocabulary) -> tuple[Any, Loss]:
     """Return a gensim model whose rows are the vocabulary's pieces in order, and where its losses go."""
-    from gensim.models import FastText, Word2Vec
+    from gensim.models import Word2Vec
 
     loss = Loss()
 
@@ -52,12 +52,7 @@ def new_model(config: WordVectorsConfig, vocabulary: Vocabulary) -> tuple[Any, L
         def running_training_loss(self, value: float) -> None:
             loss.add(value)
 
-    kind: type = LossCountingWord2Vec
-    options: dict[str, Any] = {}
-    if config.algorithm == "fasttext":
-        kind = FastText
-        options = {"min_n": config.subword_min, "max_n": config.subword_max, "bucket": config.subword_buckets}
-    model = kind(
+    model = LossCountingWord2Vec(
         vector_size=config.dimension,
         sg=int(config.architecture == "skip-gram"),
         window=config.window,
@@ -67,7 +62,6 @@ def new_model(config: WordVectorsConfig, vocabulary: Vocabulary) -> tuple[Any, L
         sorted_vocab=0,
         workers=config.workers or num_cpus(),
         seed=config.seed,
-        **options,
     )
     # A given vocabulary may count 0 for a word; gensim would drop it and shift the rows.
     counts = np.maximum(vocabulary.counts, 1).tolist()
@@ -82,59 +76,37 @@ def num_cpus() -> int:
 
 def arrays_of(model: Any) -> dict[str, npt.NDArray[np.float32]]:
     """Return the weights of a model by the names `State` uses."""
-    if hasattr(model.wv, "vectors_ngrams"):
-        arrays = {"words": model.wv.vectors_vocab, "subwords": model.wv.vectors_ngrams, "hidden": model.syn1neg}
-    else:
-        arrays = {"vectors": model.wv.vectors, "hidden": model.syn1neg}
+    arrays = {"vectors": model.wv.vectors, "hidden": model.syn1neg}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def set_arrays(model: Any, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
-    """Give a model saved weights.
-
-    Raises:
-        InputError: if they are of another model.
-    """
-    own, given = ({name: one.shape for name, one in these.items()} for these in (arrays_of(model), arrays))
-    if own != given:
-        raise InputError(f"the saved weights are {given}, and these settings make {own}; train in another folder")
-    model.syn1neg = arrays["hidden"]
-    if "subwords" in arrays:
-        model.wv.vectors_vocab, model.wv.vectors_ngrams = arrays["words"], arrays["subwords"]
-        model.wv.adjust_vectors()
-    else:
-        model.wv.vectors = arrays["vectors"]
+    """Give a model saved weights of its own sizes."""
+    model.wv.vectors, model.syn1neg = arrays["vectors"], arrays["hidden"]
 
 
 def start_from_earlier(model: Any, config: WordVectorsConfig, vocabulary: Vocabulary) -> None:
     """Give a new model the earlier weights of the pieces that both have.
 
     Raises:
-        InputError: if the earlier training was of another kind or size.
+        InputError: if the earlier vectors have another dimension.
     """
     path = storage.resolve(config.continue_from)
     earlier = WordVectors.load(path)
     num_pieces, dimension = len(earlier.vocabulary) - FIRST_ID, earlier.vectors.shape[1]
-    state = State.load(path, num_pieces, dimension)
-    made: dict[str, Any] = {"algorithm": state.facts["algorithm"] if state else "word2vec", "dimension": dimension}
-    if made["algorithm"] == "fasttext":
-        made |= {name: earlier.settings.get(name) for name in ("subword_min", "subword_max", "subword_buckets")}
-    for name, before in made.items():
-        if before != (now := getattr(config, name)):
-            raise InputError(
-                f"{path} was made with {name} {before}, and now it is {now}; to go on from it, use the same "
-                f"(--{name.replace('_', '-')} {before})"
-            )
+    if dimension != config.dimension:
+        raise InputError(
+            f"{path} was made with dimension {dimension}, and now it is {config.dimension}; to go on from it, use the same "
+            f"(--dimension {dimension})"
+        )
     # Imported vectors have no state: they are where the pieces start, and the output weights start at zero.
+    state = State.load(path, num_pieces, dimension)
     arrays = state.arrays if state else {"vectors": earlier.vectors[FIRST_ID:]}
     rows = earlier.vocabulary.ids(vocabulary.pieces[FIRST_ID:]) - FIRST_ID
     known = rows >= 0
     own = arrays_of(model)
     for name, array in arrays.items():
-        if name == "subwords":
-            own[name] = array
-        else:
-            own[name][known] = array[rows[known]]
+        own[name][known] = array[rows[known]]
     set_arrays(model, own)
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
+from lstm_embed.base.settings import deciding
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED
 from lstm_embed.stages.runner import run_stage
@@ -73,7 +74,8 @@ class WordVectorsStage(FolderStage[WordVectorsConfig]):
                 "import_format": config.import_format,
             }
         earlier = WordVectors.load(config.continue_from).fingerprint if config.continue_from else None
-        return {"tokens": self.tokens.fingerprint, "continued": earlier, **config.training_settings()}
+        made = {"tokens": self.tokens.fingerprint, "continued": earlier}
+        return {**made, "algorithm": "word2vec", **deciding(config)}  # the only one, as earlier folders say too
 
     @property
     def advice(self) -> str:
@@ -180,10 +182,10 @@ class _Training:
             self.sentences.begin(epoch, config.epochs, self.report)
             with quiet_gensim():
                 self.epochs.append(self._train_epoch(epoch))
-            facts = {"algorithm": config.algorithm, "epoch": epoch + 1, "epochs": self.epochs}
+            facts = {"epoch": epoch + 1, "epochs": self.epochs}
             State(arrays=arrays_of(self.model), facts=facts).save(self.output)
             self.report.note(_epoch_line(self.epochs[-1], config.epochs))
-        report = {"algorithm": config.algorithm, "architecture": config.architecture, "epochs": self.epochs}
+        report = {"architecture": config.architecture, "epochs": self.epochs}
         return aligned(self.model.wv.vectors), report
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
