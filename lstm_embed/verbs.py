@@ -293,7 +293,7 @@ def _unit_folder(path: str) -> dict[str, Any]:
         "inputs_gone": list(found.gone),
     }
     progress = storage.join(path, "progress.json")
-    if storage.exists(progress):
+    if not found.finished and storage.exists(progress):
         now = storage.read_json(progress)
         left = now.get("seconds_left")
         state["running"] = (

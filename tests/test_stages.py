@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from lstm_embed.stages.config import InputConfig
 from lstm_embed.stages.observe import PROGRESS
 from lstm_embed.stages.runner import run_stage
 from lstm_embed.stages.stage import FolderStage, Job, Made, Records, UnitStage
+from lstm_embed.verbs import StatusConfig, status
 
 
 @settings()
@@ -178,6 +180,24 @@ def test_a_stopped_run_goes_on_with_what_is_left(stage: Make, tmp_path: Path) ->
     assert {path: path.stat().st_mtime_ns for path in first} == first
     assert notes.stages[0][1] == pytest.approx(15e-6)
     assert not {"staging", PROGRESS} & {path.name for path in output.iterdir()}
+
+
+def test_status_tells_how_a_folder_stands(stage: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def state() -> dict[str, Any]:
+        status(StatusConfig(path=str(tmp_path / "out"), json=True))
+        return dict(json.loads(capsys.readouterr().out))
+
+    with without_ray(run_units=dying_after(2)), pytest.raises(KeyboardInterrupt):
+        run_stage(stage())
+    stopped = state()
+    assert (stopped["holds"], stopped["finished"], stopped["units_done"]) == ("line counts", False, "2 of 3")
+    assert stopped["running"].startswith("count: ")
+    last_words = (tmp_path / "out" / PROGRESS).read_bytes()
+    with without_ray():
+        run_stage(stage())
+    (tmp_path / "out" / PROGRESS).write_bytes(last_words)  # as if it had been killed when all was done
+    finished = state()
+    assert (finished["finished"], finished["rows_done"], finished.get("running")) == (True, 3, None)
 
 
 def test_what_is_refused_at_the_beginning_leaves_the_folder_as_it_was(stage: Make, tmp_path: Path, here: None) -> None:
