@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -19,9 +18,11 @@ from synthetic import write_token_set
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
-from lstm_embed.corpus.token_set import PartInfo, TokenSet
+from lstm_embed.corpus.token_set import TokenSet
+from lstm_embed.training import batches
 from lstm_embed.training.batches import BatchPlan, owned_micro_batches, read_buffer
-from lstm_embed.training.loader import Loader, MicroBatch, PartCache, Step
+from lstm_embed.training.config import TrainingConfig
+from lstm_embed.training.loader import Loader, MicroBatch, Step
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +31,15 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenSet:
 
 
 def make_plan(tokens: TokenSet, **changes: Any) -> BatchPlan:
-    values = {"micro_batch_sentences": 8, "micro_batches_per_step": 4, "buffer_sentences": 75, **changes}
-    return BatchPlan.of(tokens, **{"min_tokens": 4, "seed": 3, **values})
+    values = {"micro_batch_sentences": 8, "micro_batches_per_step": 4, "buffer_sentences": 75, "seed": 3, **changes}
+    return BatchPlan.of(tokens, TrainingConfig(tokens="-", vectors="-", storage="-", run_name="x", **values))
 
 
 def make_loader(
     tokens: TokenSet, plan: BatchPlan, rank: int = 0, world_size: int = 1, **changes: Any
 ) -> Loader[list[MicroBatch]]:
-    cache = changes.pop("cache", PartCache("", 0))
     lengths = {"min_tokens": 4, "max_tokens": 16}
-    return Loader(tokens, plan, cache, **lengths, rank=rank, world_size=world_size, transform=list, **changes)
+    return Loader(tokens, plan, **lengths, rank=rank, world_size=world_size, transform=list, **changes)
 
 
 def signature(batch: MicroBatch) -> tuple[bytes, ...]:
@@ -71,8 +71,7 @@ def read_epoch(tokens: TokenSet, plan: BatchPlan, epoch: int) -> Iterator[tuple[
     for number, parts in enumerate(plan.epoch(epoch).parts):
         chosen = [tokens.parts[n] for n in parts]
         every = tokens.holdout_every
-        paths = [part.path for part in chosen]
-        buffer = read_buffer(chosen, paths, min_tokens=4, holdout_every=every, held_out=False)
+        buffer = read_buffer(chosen, min_tokens=4, holdout_every=every, held_out=False)
         where = [(int(part), n) for part in parts for n in range(len(sentences(tokens, part)))]
         assert len(where) == len(buffer.lengths)
         for step in plan.cut(epoch, number, buffer.lengths):
@@ -94,9 +93,9 @@ def test_steps_are_as_large_as_asked_and_their_numbers_are_arithmetic(tokens: To
         steps = list(read_epoch(tokens, plan, epoch))
         assert len(steps) == plan.steps_in_epoch(epoch)
         assert plan.first_step(epoch + 1) - plan.first_step(epoch) == len(steps)
-        for at, (buffer, batches) in enumerate(steps):
-            assert 1 <= len(batches) <= 4
-            assert all(1 <= len(batch) <= 8 for batch in batches)
+        for at, (buffer, cut) in enumerate(steps):
+            assert 1 <= len(cut) <= 4
+            assert all(1 <= len(batch) <= 8 for batch in cut)
             found = plan.locate(plan.first_step(epoch) + at)
             assert (found.epoch, found.step_in_epoch, found.buffer) == (epoch, at, buffer)
 
@@ -206,22 +205,22 @@ def test_sentences_of_like_length_go_together(tmp_path: Path) -> None:
 
 
 def test_validation_is_on_held_out_sentences_the_same_for_every_run_and_worker(tokens: TokenSet) -> None:
-    number, batches = make_loader(tokens, make_plan(tokens)).validation(10_000)
-    assert number == len(batches) > 1
+    number, found = make_loader(tokens, make_plan(tokens)).validation(10_000)
+    assert number == len(found) > 1
     other = [make_loader(tokens, make_plan(tokens, seed=9), rank, 3).validation(10_000) for rank in range(3)]
     assert {count for count, _ in other} == {number}
     shared = {n: signature(batch) for _, share in other for n, (batch,) in share}
-    assert shared == {n: signature(batch) for n, (batch,) in batches}
+    assert shared == {n: signature(batch) for n, (batch,) in found}
     expected = Counter(tuple(one) for part in range(7) for one in sentences(tokens, part, held_out=True, max_tokens=16))
-    assert Counter(sentence for _, (batch,) in batches for sentence in sentences_of(batch)) == expected
+    assert Counter(sentence for _, (batch,) in found for sentence in sentences_of(batch)) == expected
 
 
 def test_few_validation_sentences_read_few_parts(tokens: TokenSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[PartInfo] = []
-    opened = PartCache.open
-    monkeypatch.setattr(PartCache, "open", lambda self, parts: read.extend(parts) or opened(self, parts))
-    _, batches = make_loader(tokens, make_plan(tokens)).validation(12)
-    assert sum(len(batch.lengths_B) for _, (batch,) in batches) == 12
+    read: list[str] = []
+    read_part = batches.read_part
+    monkeypatch.setattr(batches, "read_part", lambda path, columns: read.append(path) or read_part(path, columns))
+    _, found = make_loader(tokens, make_plan(tokens)).validation(12)
+    assert sum(len(batch.lengths_B) for _, (batch,) in found) == 12
     assert len(read) < 4
     assert make_loader(tokens, make_plan(tokens)).validation(0) == (0, [])
 
@@ -247,65 +246,12 @@ def test_an_abandoned_loader_ends_its_threads(tokens: TokenSet) -> None:
     assert threading.active_count() == before
 
 
-def test_remote_parts_are_fetched_as_they_are_needed_into_a_cache_of_bounded_size(s3: str, tmp_path: Path) -> None:
+def test_a_token_set_in_an_object_store_gives_the_same_micro_batches(s3: str, tmp_path: Path) -> None:
     local = write_token_set(str(tmp_path / "tokens"), num_articles=40, num_parts=7)
     for file in storage.list_files(local.path):
         storage.copy_file(file.path, storage.join(s3, file.path[len(local.path) + 1 :]))
     remote = TokenSet.open(s3)
-    size = max(storage.info(part.path).size for part in local.parts)
-    folder = tmp_path / "cache"
-
-    def copies() -> list[Path]:
-        return [path for path in folder.glob("*.parquet") if not path.name.startswith(".")]
-
     plan = make_plan(remote)
-    steps = make_loader(remote, plan, cache=PartCache(str(folder), 3 * size)).steps(0, plan.first_step(2))
-    next(steps)
-    assert 1 <= len(copies()) <= 6
-    expected = list(make_loader(local, make_plan(local)).steps(0, plan.first_step(2)))
-    for step, same in zip(steps, expected[1:], strict=True):
-        assert by_number(step) == by_number(same)
-        assert len(copies()) <= 4 + max(len(parts) for parts in plan.epoch(0).parts)
-    assert sum(path.stat().st_size for path in copies()) <= 3 * size
-
-
-def test_the_cache_never_deletes_a_part_that_is_being_read(s3: str, tmp_path: Path) -> None:
-    local = write_token_set(str(tmp_path / "tokens"), num_parts=4)
-    for file in storage.list_files(local.path):
-        storage.copy_file(file.path, storage.join(s3, file.path[len(local.path) + 1 :]))
-    parts = TokenSet.open(s3).parts
-    cache = PartCache(str(tmp_path / "cache"), 0)
-    with cache.open(parts[:2]) as held, cache.open(parts[2:3]):
-        assert all(os.path.exists(path) for path in held)
-    with cache.open(parts[3:]):
-        assert not any(os.path.exists(path) for path in held)
-
-
-def test_workers_that_need_the_same_parts_in_other_orders_do_not_wait_for_each_other(
-    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    local = write_token_set(str(tmp_path / "tokens"), num_parts=4)
-    for file in storage.list_files(local.path):
-        storage.copy_file(file.path, storage.join(s3, file.path[len(local.path) + 1 :]))
-    parts = TokenSet.open(s3).parts
-    copy = storage.copy_file
-
-    def slowly(source: str, target: str) -> None:
-        time.sleep(0.02)  # so that all come to the second part while the others hold their first
-        copy(source, target)
-
-    monkeypatch.setattr(storage, "copy_file", slowly)
-    failures: list[str] = []
-
-    def work(order: list[PartInfo]) -> None:
-        for _ in range(10):
-            with PartCache(str(tmp_path / "cache"), 0).open(order) as paths:
-                failures.extend(path for path in paths if not os.path.exists(path))
-
-    threads = [threading.Thread(target=work, args=(parts[n:] + parts[:n],), daemon=True) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert not any(thread.is_alive() for thread in threads)
-    assert not failures
+    steps = make_loader(remote, plan).steps(0, plan.first_step(2))
+    expected = make_loader(local, make_plan(local)).steps(0, plan.first_step(2))
+    assert [by_number(step) for step in steps] == [by_number(step) for step in expected]

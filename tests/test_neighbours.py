@@ -20,7 +20,6 @@ from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.neighbours import NeighbourStatistics, evenly, unit_halves
 from lstm_embed.model.sentence_model import SentenceModel
-from lstm_embed.training.loader import PartCache
 from lstm_embed.training.neighbours import teach_neighbours
 
 SIZE = 12
@@ -112,7 +111,7 @@ def taught(tokens: TokenSet, config: ModelConfig = SMALL, min_tokens: int = 4) -
     vocabulary = tokens.vocabulary
     vectors = np.random.default_rng(0).normal(size=(len(vocabulary), 24))
     model = SentenceModel.start(config, vectors, vocabulary.counts, vocabulary.pieces)
-    return model, teach_neighbours(model, tokens, PartCache("", 0), min_tokens)
+    return model, teach_neighbours(model, tokens, min_tokens)
 
 
 def test_neighbours_of_a_token_set_come_nearer_to_each_other(tokens: TokenSet) -> None:

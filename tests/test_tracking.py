@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,16 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import training_help
-from training_help import make_config, write_data
+from training_help import make_config
 
 from lstm_embed.base import storage
 from lstm_embed.stages.wandb_run import WandbProgress, WandbSettings, has_key
-from lstm_embed.training.finish import finish, send_examples
-from lstm_embed.training.run import Phase, Run, RunFolder
-from lstm_embed.training.session import LocalSession
-from lstm_embed.training.setup import set_up
-from lstm_embed.training.tracking import STEP, MetricsFile, Row
+from lstm_embed.training.run import STEP, Row, Run, Schedule
+from lstm_embed.training.tracking import MetricsFile
 from lstm_embed.training.wandb_log import WandbLog
 
 
@@ -62,7 +57,7 @@ def test_the_metrics_of_a_run_in_an_object_store_are_there_after_each_checkpoint
 
 
 def make_run(folder: Path, wandb_id: str = "abcd1234") -> Run:
-    return Run(path=str(folder), meaning={"seed": 0}, phases=(Phase(0, 100, 1, 0),), wandb_id=wandb_id)
+    return Run(path=str(folder), meaning={"seed": 0}, schedule=Schedule(0, 100, 1, 0), wandb_id=wandb_id)
 
 
 def wandb_records(run_dir: str) -> list[dict[str, Any]]:
@@ -244,33 +239,3 @@ def test_a_key_is_found_where_wandb_login_leaves_it(tmp_path: Path, monkeypatch:
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
     os.chmod(tmp_path / "netrc", 0o600)
     assert has_key()
-
-
-def test_sentences_are_sent_only_where_that_was_asked_for(tmp_path: Path) -> None:
-    write_data(tmp_path)
-    found = []
-    for name in ("quiet", "asked"):
-        config = make_config(tmp_path, tmp_path / name, wandb_project="p", max_steps=2)
-        run = training_help.make_run(config)
-        worker = set_up(config, run, LocalSession(run.path))
-        assert worker.wandb is not None
-        if name == "asked":
-            log = worker.wandb
-            worker.loop.after_validation = lambda step, shares: send_examples(log, worker, shares, step)  # noqa: B023
-        worker.loop.train()
-        assert worker.loop.learner.model.training
-        finish(RunFolder.of(config), run, worker)
-        worker.wandb.log_model(RunFolder.of(config).model_dir, "small-model")
-        worker.wandb.finish()
-        records = wandb_records(run.path)
-        tables = list(Path(run.path, "wandb").rglob("*.table.json"))
-        words = re.compile(r"\bw\d+ w\d+\b")
-        found.append((len(tables), [bool(words.search(str(record))) for record in records]))
-        for table in tables:
-            rows = json.loads(table.read_text())
-            assert rows["columns"] == ["sentence", "reconstruction", "nearest", "cosine"]
-            assert all(words.search(row[0]) and row[0] != row[2] for row in rows["data"])
-        assert any("artifact" in record for record in records)
-    assert found[0][0] == 0
-    assert not any(found[0][1])
-    assert found[1][0] == 1

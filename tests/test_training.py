@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -24,10 +26,9 @@ from lstm_embed.base.errors import FingerprintMismatch, InputError, NonFiniteLos
 from lstm_embed.ledger.owner import owned
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.training import checkpoint
-from lstm_embed.training.config import TrainingConfig
-from lstm_embed.training.recovery import SNAPSHOT, recover, roll_back
-from lstm_embed.training.run import RunFolder
-from lstm_embed.training.trainer import finished_run, train
+from lstm_embed.training.run import Run, RunFolder
+from lstm_embed.training.trainer import finished_run, recover, train
+from lstm_embed.training.worker import lasting_failure
 
 
 class Notes:
@@ -68,12 +69,11 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
         data, tmp_path / "runs", num_workers="2", epochs=5, log_steps=1, checkpoint_every="5", wandb_project="p"
     )
     run_dir = RunFolder.of(config).path
-    # A graceful stop: a checkpoint at the very step, and exit code 0.
+    # A graceful stop: a checkpoint at the very step.
     job = start_training(config, tmp_path)
     wait_for(lambda: newest_step(run_dir) >= 5 or job.poll() is not None, 200, "the first checkpoint")
     os.kill(job.pid, signal.SIGTERM)
-    assert job.wait(60) == 0, log_of(config, tmp_path)
-    assert "stopped" in log_of(config, tmp_path)
+    assert job.wait(60) == 130, log_of(config, tmp_path)
     stopped_at = newest_step(run_dir)
     # The job's process is killed.
     job = start_training(config, tmp_path)
@@ -85,7 +85,7 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     assert f"goes on from step {stopped_at}" in log_of(config, tmp_path)
     killed_at = newest_step(run_dir)
     assert stopped_at < killed_at < 35
-    os.truncate(f"{run_dir}/{SNAPSHOT}", 30)
+    os.truncate(f"{run_dir}/checkpoint_manager_snapshot.json", 30)
     # A worker is killed; the run goes on by itself.
     notes = Notes()
     killer = threading.Thread(target=_kill_a_worker, args=(run_dir, killed_at + 5))
@@ -94,7 +94,6 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     killer.join()
     assert not summary.already_done
     assert notes.steps
-    assert any("Ray's list" in note for note in notes.notes)
 
     reference = make_config(data, tmp_path / "reference", epochs=5, log_steps=1, checkpoint_every="1000")
     planned = make_run(reference)
@@ -197,12 +196,11 @@ def test_a_run_in_an_object_store(s3: str, data: Path, tmp_path: Path) -> None:
         tokens=f"{s3}/tokens",
         vectors=f"{s3}/vectors",
         storage=f"{s3}/runs",
-        cache_dir=str(tmp_path / "cache"),
     )
     job = start_training(config, tmp_path)
     assert job.wait(280) == 0, log_of(config, tmp_path)
     run_dir = RunFolder.of(config).path
-    assert checkpoint.newest(run_dir, print) == storage.join(run_dir, checkpoint.name_of(6))
+    assert newest_step(run_dir) == 6
     assert [json.loads(line)["train/step"] for line in storage.read_bytes(f"{run_dir}/metrics.jsonl").splitlines()] == [
         3,
         6,
@@ -217,102 +215,71 @@ def test_a_run_in_an_object_store(s3: str, data: Path, tmp_path: Path) -> None:
 # Putting a run's folder in order, without Ray
 
 
-def trained(data: Path, folder: Path) -> tuple[TrainingConfig, RunFolder]:
-    """Leave a run with checkpoints at 4, 6, 8, 12, 16 …"""
-    config = make_config(data, folder)
+def trained(data: Path, folder: Path) -> Run:
+    """Leave a run with checkpoints at 4, 6, 8, 12, 16."""
+    config = make_config(data, folder, keep=9)
     run = make_run(config)
     run_workers(config, run, crash_at=19)
-    RunFolder.of(config).write(run, config)
-    return config, RunFolder.of(config)
+    return run
 
 
-def steps_left(run_dir: str) -> list[int]:
-    return [checkpoint.step_of(path) or 0 for path in checkpoint.list_checkpoints(run_dir)]
+def steps_left(run: Run) -> list[int]:
+    return [checkpoint.step_of(path) or 0 for path in checkpoint.list_checkpoints(run.path)]
 
 
-def write_snapshot(run_dir: str, steps: list[int]) -> None:
-    import ray
-
-    results = [{"version": 0, "checkpoint_dir_name": checkpoint.name_of(step), "metrics": {}} for step in steps]
-    values = {"ray_version": ray.__version__, "checkpoint_results": results, "latest_checkpoint_result": results[-1]}
-    storage.write_json(f"{run_dir}/{SNAPSHOT}", values)
-
-
-def test_a_torn_newest_checkpoint_is_removed_with_a_warning(data: Path, tmp_path: Path) -> None:
-    _, folder = trained(data, tmp_path)
-    before = steps_left(folder.path)
-    os.truncate(f"{folder.path}/{checkpoint.name_of(before[0])}/model.safetensors", 10)
+def test_a_bad_newest_checkpoint_is_removed_with_a_warning_and_the_one_before_is_taken(
+    data: Path, tmp_path: Path
+) -> None:
+    run = trained(data, tmp_path)
+    before = steps_left(run)
+    newest = storage.join(run.path, checkpoint.name_of(before[0]))
+    os.truncate(f"{newest}/model.safetensors", 10)
+    shutil.copytree(storage.join(run.path, checkpoint.name_of(before[1])), f"{run.path}/step_99999999")
+    Path(run.path, "checkpoint_manager_snapshot.json").write_text("[")
     notes: list[str] = []
-    assert recover(folder.path, 10, notes.append) == before[1]
-    assert steps_left(folder.path) == before[1:]
-    assert checkpoint.name_of(before[0]) in notes[0]
-    assert "going on from" in notes[1]
+    assert recover(run, 10, notes.append) == before[1]
+    assert steps_left(run) == before[1:]
+    assert "step_99999999" in notes[0]
+    assert storage.name(newest) in notes[1]
+    # Nothing of Ray's is left that could name what is gone.
+    assert not Path(run.path, "checkpoint_manager_snapshot.json").exists()
 
 
 def test_a_run_with_no_whole_checkpoint_says_that_it_begins_anew(data: Path, tmp_path: Path) -> None:
-    _, folder = trained(data, tmp_path)
-    for path in checkpoint.list_checkpoints(folder.path):
+    run = trained(data, tmp_path)
+    for path in checkpoint.list_checkpoints(run.path):
         os.unlink(f"{path}/manifest.json")
     notes: list[str] = []
-    assert recover(folder.path, 3, notes.append) is None
+    assert recover(run, 3, notes.append) == 0
     assert "begins anew" in notes[-1]
+    assert not steps_left(run)
 
 
-def test_a_list_of_ray_that_is_right_is_kept(data: Path, tmp_path: Path) -> None:
-    _, folder = trained(data, tmp_path)
-    steps = steps_left(folder.path)
-    write_snapshot(folder.path, steps)
-    notes: list[str] = []
-    recover(folder.path, 1, notes.append)
-    assert not notes
-    assert Path(folder.path, SNAPSHOT).exists()
-    assert steps_left(folder.path) == steps
+def test_a_checkpoint_of_another_run_is_refused_and_stays(data: Path, tmp_path: Path) -> None:
+    run = trained(data, tmp_path)
+    before = steps_left(run)
+    shorter = dataclasses.replace(run, schedule=dataclasses.replace(run.schedule, end=before[0] - 1))
+    for other in (dataclasses.replace(run, meaning={**run.meaning, "seed": 5}), shorter):
+        with pytest.raises(FingerprintMismatch, match="--init-from"):
+            recover(other, 3, print)
+    assert steps_left(run) == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"ray_version": "1.0"}', "missing folder"])
-def test_a_list_of_ray_that_is_not_right_is_made_anew_and_old_checkpoints_go(
-    data: Path, tmp_path: Path, content: str
-) -> None:
-    _, folder = trained(data, tmp_path)
-    steps = steps_left(folder.path)
-    best = checkpoint.verify(checkpoint.list_checkpoints(folder.path)[0])["progress"]["best_step"]
-    if content == "missing folder":
-        write_snapshot(folder.path, [*steps, 3])
-    else:
-        Path(folder.path, SNAPSHOT).write_text(content)
-    notes: list[str] = []
-    recover(folder.path, 2, notes.append)
-    assert any("Ray's list" in note for note in notes)
-    assert not Path(folder.path, SNAPSHOT).exists()
-    assert set(steps_left(folder.path)) == {*steps[:2], best}
+def test_a_run_whose_newest_checkpoint_was_deleted_keeps_no_more_than_it_is_to(data: Path, tmp_path: Path) -> None:
+    config = make_config(data, tmp_path, keep=3)
+    run = make_run(config)
+    run_workers(config, run, crash_at=19)
+    shutil.rmtree(checkpoint.list_checkpoints(run.path)[0])
+    worker = run_workers(config, run)[0]
+    left = steps_left(run)
+    assert left == sorted({*left[:3], worker.loop.progress.best_step}, reverse=True)
+    assert left[0] == run.end
 
 
-def test_going_back_to_an_older_checkpoint_is_done_once(data: Path, tmp_path: Path) -> None:
-    _, folder = trained(data, tmp_path)
-    run = folder.read()
-    assert run is not None
-    steps = steps_left(folder.path)
-    source = storage.join(folder.path, checkpoint.name_of(steps[2]))
-    notes: list[str] = []
-    back = roll_back(folder, run, source, notes.append)
-    assert steps_left(folder.path) == steps[2:]
-    assert back.rolled_back_to == source
-    assert f"step {steps[2]}" in notes[0]
-    with pytest.raises(FileNotFoundError, match="--from-checkpoint"):
-        roll_back(folder, run, storage.join(folder.path, checkpoint.name_of(steps[0])), notes.append)
-    other = dataclasses.replace(run, meaning={**run.meaning, "seed": 77})
-    with pytest.raises(FingerprintMismatch, match="--init-from"):
-        roll_back(folder, other, source, notes.append)
-
-
-def test_a_copy_of_a_checkpoint_that_was_deleted_can_be_gone_back_to(data: Path, tmp_path: Path) -> None:
-    import shutil
-
-    _, folder = trained(data, tmp_path)
-    run = folder.read()
-    assert run is not None
-    steps = steps_left(folder.path)
-    path = storage.join(folder.path, checkpoint.name_of(steps[1]))
-    shutil.move(path, tmp_path / "copy")
-    roll_back(folder, run, str(tmp_path / "copy"), print)
-    assert checkpoint.newest(folder.path, print) == path
+def test_a_full_disk_is_no_reason_to_start_again() -> None:
+    with pytest.raises(OSError, match="No space left") as full:
+        Path("/dev/full").write_text("x")
+    kind, message = lasting_failure(full.value) or ("", "")
+    assert kind == "LstmEmbedError"
+    assert "make room" in message
+    assert lasting_failure(OSError(errno.EIO, "a disk that hiccups")) is None

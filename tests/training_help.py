@@ -16,10 +16,11 @@ from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.model.config import ModelConfig
 from lstm_embed.model.recipes import Model
 from lstm_embed.training import checkpoint
+from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
-from lstm_embed.training.run import Run, RunFolder, plan_run
+from lstm_embed.training.run import Run, plan_run
 from lstm_embed.training.session import LocalSession, Session
-from lstm_embed.training.setup import Worker, make_model, plan_of, set_up, steps_of
+from lstm_embed.training.setup import Worker, make_model, set_up
 
 SMALL_MODEL = ModelConfig(
     hidden_size=6, order_size=16, decoder_hidden_size=8, position_size=16, spelling_size=16, train_max_tokens=8
@@ -57,12 +58,11 @@ def make_config(data: Path, storage: Path, **changes: Any) -> TrainingConfig:
     return TrainingConfig(**values)
 
 
-def make_run(config: TrainingConfig, existing: Run | None = None, finished: bool = False) -> Run:
+def make_run(config: TrainingConfig) -> Run:
     """Return the run of a config as the driver would plan it."""
     tokens = TokenSet.open(config.tokens)
-    end = steps_of(config, plan_of(config, tokens))
-    data = {"tokens": tokens.fingerprint, "vectors": "-", "precision": "fp32"}
-    return plan_run(config, existing, data, end, path=RunFolder.of(config).path, finished=finished)
+    data = {"tokens": tokens.fingerprint, "vectors": "-", "precision": config.precision}
+    return plan_run(config, None, data, BatchPlan.of(tokens, config).num_steps(config))
 
 
 class Crash(Exception):
@@ -114,9 +114,9 @@ class ThreadSession(LocalSession):
     def wants_stop(self) -> bool:
         return 0 <= self._stop_at <= self.steps
 
-    def save(self, name: str, write: Callable[[str], None], score: float) -> None:
+    def save(self, name: str, write: Callable[[str], None]) -> None:
         if self.rank == 0:
-            super().save(name, write, score)
+            super().save(name, write)
         if self._team.size > 1:
             self._team.barrier.wait()
 

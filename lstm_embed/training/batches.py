@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.token_set import PartInfo, TokenSet, read_part, rows_of
+from lstm_embed.training.config import TrainingConfig
 
 IntArray = npt.NDArray[np.int64]
 
@@ -94,28 +95,24 @@ class BatchPlan:
         self.epoch = functools.lru_cache(maxsize=4)(self._plan_epoch)
 
     @classmethod
-    def of(
-        cls,
-        tokens: TokenSet,
-        *,
-        min_tokens: int,
-        seed: int,
-        micro_batch_sentences: int,
-        micro_batches_per_step: int,
-        buffer_sentences: int,
-    ) -> BatchPlan:
+    def of(cls, tokens: TokenSet, config: TrainingConfig) -> BatchPlan:
         """Plan the training on a token set from the counts in its manifest.
 
         Raises:
-            InputError: if there is nothing to train on, or another version prepared the token set.
+            InputError: if there is nothing to train on.
         """
         return cls(
-            _counts(tokens, "train", min_tokens),
-            seed=seed,
-            micro_batch_sentences=micro_batch_sentences,
-            micro_batches_per_step=micro_batches_per_step,
-            buffer_sentences=buffer_sentences,
+            _counts(tokens, "train", config.min_tokens),
+            seed=config.seed,
+            micro_batch_sentences=config.micro_batch_sentences,
+            micro_batches_per_step=config.micro_batches_per_step,
+            buffer_sentences=config.buffer_sentences,
         )
+
+    def num_steps(self, config: TrainingConfig) -> int:
+        """Return how many steps a config asks for."""
+        steps = self.first_step(config.epochs)
+        return min(steps, config.max_steps) if config.max_steps else steps
 
     def _plan_epoch(self, epoch: int) -> EpochPlan:
         counts = self._sentences
@@ -233,14 +230,11 @@ class Buffer:
         return np.where(column < lengths[:, None], self.ids[place], np.int32(0)), lengths
 
 
-def read_buffer(
-    parts: Sequence[PartInfo], paths: Sequence[str], *, min_tokens: int, holdout_every: int, held_out: bool
-) -> Buffer:
+def read_buffer(parts: Sequence[PartInfo], *, min_tokens: int, holdout_every: int, held_out: bool) -> Buffer:
     """Read the sentences of parts of a token set into a buffer.
 
     Args:
         parts: The parts, in order.
-        paths: Where each is to be read.
         min_tokens: Least tokens of a sentence.
         holdout_every: Of the token set.
         held_out: Take the held-out articles instead of the others.
@@ -249,8 +243,8 @@ def read_buffer(
         InputError: if a part does not hold what the manifest says.
     """
     ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-    for part, path in zip(parts, paths, strict=True):
-        table = read_part(path, ["article", "ids"])
+    for part in parts:
+        table = read_part(part.path, ["article", "ids"])
         lists: pa.ListArray = table["ids"].combine_chunks()
         num_tokens = lists.value_lengths().to_numpy().astype(np.int64)
         rows = rows_of(

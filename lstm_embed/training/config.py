@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -12,7 +12,7 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.base.settings import DECIDES, Range, Words, deciding, settings, values_of
 from lstm_embed.corpus.token_set import MAX_MIN_TOKENS
 from lstm_embed.model.config import PRESETS, AnyConfig, ModelConfig
-from lstm_embed.stages.config import Precision, WandbConfig
+from lstm_embed.stages.config import WandbConfig
 
 
 def _run_name(name: str) -> str:
@@ -51,7 +51,7 @@ class TrainingConfig(WandbConfig):
     """What vectors are made of."""
 
     epochs: Annotated[int, Range(1)] = 1
-    """Passes over the corpus, at least 1. More than a finished run had continues it with the schedule started anew."""
+    """Passes over the corpus, at least 1. A finished run is trained further under another name, with `--init-from`."""
 
     max_steps: Annotated[int, Range(0)] = 0
     """Steps after which training ends even inside an epoch; 0 for no limit."""
@@ -80,9 +80,9 @@ class TrainingConfig(WandbConfig):
     clip: Annotated[float, Range(0), DECIDES] = 1.0
     """Largest norm of the gradient, longer ones are shortened; 0 for no limit."""
 
-    precision: Precision = "auto"
-    """Arithmetic of the matrix products: fp32, bf16, fp16 (GPU only), or auto: bf16 where the hardware is fast at it and, on
-    a CPU, the model has many units."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the matrix products: fp32, bf16, or auto: bf16 where the hardware is fast at it and, on a CPU, the model
+    has many units."""
 
     seed: Annotated[int, Range(0, 2**63 - 1), DECIDES] = 0
     """Start of all chance: initial weights and the order of sentences; at least 0."""
@@ -109,7 +109,7 @@ class TrainingConfig(WandbConfig):
     """How often a checkpoint is written besides those of validations: steps (500) or time (10m, 90s)."""
 
     keep: Annotated[int, Range(1)] = 3
-    """Checkpoints that are kept, at least 1: the best ones, and the latest always."""
+    """Latest checkpoints that are kept, at least 1; that of the best validation is kept besides."""
 
     max_failures: Annotated[int, Range(-1)] = 8
     """Worker failures after which the run gives up, at least 0; -1 for never."""
@@ -118,32 +118,13 @@ class TrainingConfig(WandbConfig):
     """Start a new run from the LSTM weights of this checkpoint, run or model folder, best with word vectors that go on from
     its own (`word_vectors --continue-from`)."""
 
-    from_checkpoint: str = ""
-    """Go back to this older checkpoint of the run; newer ones are deleted. Done once: later starts go on from there."""
-
     log_steps: Annotated[int, Range(1)] = 10
     """Steps between lines of metrics.jsonl, at least 1; each line holds means over them."""
-
-    cache_dir: str = ""
-    """Local folder for parts of a remote token set; empty for one in the system's temporary folder."""
-
-    cache_bytes: Annotated[int, Range(0)] = 20_000_000_000
-    """Most bytes of remote parts kept on each node, at least 0."""
 
     wandb_tags: tuple[str, ...] = ()
     """Tags of the Weights & Biases run."""
 
-    wandb_model: bool = False
-    """Upload the model folder as an artifact at the end."""
-
-    wandb_text: bool = False
-    """Send example reconstructions and neighbours after each validation; they are sentences of your corpus."""
-
     def __post_init__(self) -> None:
-        if self.precision == "fp16" and not self.gpu:
-            raise _wrong(self, "precision", "fp32 or bf16 without --gpu")
-        if self.init_from and self.from_checkpoint:
-            raise _wrong(self, "from_checkpoint", "nothing beside --init-from")
         _ = self.checkpoint_interval
         if self.workers[1] > self.micro_batches_per_step:
             raise _wrong(

@@ -7,10 +7,9 @@ waits for the device: a step whose numbers are not finite changes no weight, and
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +26,8 @@ from lstm_embed.training.session import Session
 
 LOSSES = ("loss", "accuracy", "words_in_place")
 """Means over the words of a step (see `Losses`), by their names in the metrics."""
-_STOP, _SAVE, _NORM, _SCALE = len(LOSSES), len(LOSSES) + 1, len(LOSSES) + 2, len(LOSSES) + 3
+_STOP, _SAVE, _NORM = len(LOSSES), len(LOSSES) + 1, len(LOSSES) + 2
 _NUM_REDUCED = len(LOSSES) + 2
-_LOSS_SCALE, _GOOD_STEPS = 2.0**14, 2000
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -101,14 +98,14 @@ class Learner:
         model: On the session's device.
         config: Learning rate, clipping.
         session: This worker.
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32" or "bf16".
     """
 
     def __init__(self, model: Model, config: TrainingConfig, session: Session, precision: str) -> None:
         self.model = model
         self._config = config
         self._session = session
-        self._dtype = _DTYPES.get(precision)
+        self._bf16 = precision == "bf16"
         device = session.device
         parameters = checkpoint.trained_parameters(model)
         size = sum(parameter.numel() for parameter in parameters.values())
@@ -120,8 +117,6 @@ class Learner:
             start += parameter.numel()
         self.optimizer = torch.optim.Adam(parameters.values(), lr=config.learning_rate, fused=True)
         self._failed = torch.zeros((), dtype=torch.bool, device=device)
-        self._scale = torch.full((), _LOSS_SCALE if precision == "fp16" else 1.0, device=device)
-        self._good = torch.zeros((), device=device)
 
     def step(self, step: Step[Share], rate: float, *, stop: bool, save: bool) -> Pending:
         """Make one step, without waiting for its result.
@@ -136,44 +131,31 @@ class Learner:
         for batch in step.work.batches:
             losses = self._losses(batch)
             weight = getattr(batch, self.model.counts_by) / max(1, getattr(step, self.model.counts_by))
-            (losses.total * (weight * self._scale)).backward()
+            (losses.total * weight).backward()
             self._sums[: len(LOSSES)].add_(_stack(losses), alpha=weight)
         if stop or save:
             self._sums[_STOP] = float(stop)
             self._sums[_SAVE] = float(save)
         self._session.all_reduce(self._flat)
         norm = self._apply(rate)
-        return Pending(step, torch.cat([self._sums, torch.stack([norm, self._scale])]))
+        return Pending(step, torch.cat([self._sums, norm[None]]))
 
     def _apply(self, rate: float) -> Tensor:
         """Change the weights by the summed gradient; return its norm. Nothing changes after a step that was not finite."""
-        scaled = self._dtype is torch.float16
-        if scaled:
-            self._gradient.div_(self._scale)
         norm = torch.linalg.vector_norm(self._gradient)
-        overflow = ~torch.isfinite(norm)
-        # With scaled losses an overflow of the gradient is expected now and then; the step is left out, the scale lowered.
-        self._failed |= ~torch.isfinite(self._sums[: len(LOSSES)]).all() | (overflow & (not scaled))
-        if scaled:
-            self._good = torch.where(overflow, 0.0, self._good + 1.0)
-            grown = torch.where(self._good >= _GOOD_STEPS, self._scale * 2.0, self._scale)
-            self._scale = torch.where(overflow, self._scale * 0.5, grown).clamp(1.0, 2.0**24)
-            self._good = torch.where(self._good >= _GOOD_STEPS, 0.0, self._good)
+        self._failed |= ~torch.isfinite(self._sums[: len(LOSSES)]).all() | ~torch.isfinite(norm)
         if self._config.clip:
             self._gradient.mul_((self._config.clip / (norm + 1e-6)).clamp(max=1.0))
         for group in self.optimizer.param_groups:
             group["lr"] = self._config.learning_rate * rate
         # Fused Adam leaves everything as it is where this is 1, without telling the host.
-        self.optimizer.found_inf = (self._failed | overflow).float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = self._failed.float()  # type: ignore[attr-defined]
         self.optimizer.step()
         return norm
 
     def _losses(self, batch: Batch, measure: bool = False) -> Losses:
         device = self._session.device
-        autocast: Any = contextlib.nullcontext()
-        if self._dtype is not None:
-            autocast = torch.autocast(device.type, dtype=self._dtype)
-        with autocast:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16):
             losses: Losses = self.model(batch.to(device), measure)
         return losses
 
@@ -183,8 +165,7 @@ class Learner:
         Raises:
             NonFiniteLoss: naming step and micro-batch.
         """
-        finite = all(map(_is_finite, outcome.losses.values()))
-        if finite and (_is_finite(outcome.gradient_norm) or self._dtype is torch.float16):
+        if all(map(math.isfinite, (*outcome.losses.values(), outcome.gradient_norm))):
             return
         # The weights are still those of before the step, so its micro-batches can be looked at one by one.
         bad = torch.zeros(step.num_micro_batches, device=self._session.device)
@@ -207,6 +188,8 @@ class Learner:
 
         The sums are taken in the order of the micro-batches, whichever worker computed them.
         """
+        if not num_micro_batches:
+            return {}
         table = torch.zeros(num_micro_batches, len(LOSSES) + 1, device=self._session.device)
         for number, share in shares:
             for batch in share.batches:
@@ -218,16 +201,10 @@ class Learner:
         found = dict(zip(LOSSES, sums.tolist(), strict=True))
         return {name: found[name] for name in self.model.validation_measures}
 
-    def state(self) -> dict[str, float]:
-        """Return the state that is not a tensor of the model or the optimizer."""
-        return {"loss_scale": float(self._scale), "good_steps": float(self._good)}
-
     def load(self, found: checkpoint.Checkpoint) -> None:
         """Take up a checkpoint."""
         checkpoint.load_tensors(checkpoint.kept_tensors(self.model), found.parameters, found.path)
         checkpoint.load_optimizer(self.model, self.optimizer, found.moments, found.path)
-        self._scale.fill_(found.state["scaler"]["loss_scale"])
-        self._good.fill_(found.state["scaler"]["good_steps"])
 
 
 class Pending:
@@ -260,7 +237,3 @@ def _stack(losses: Losses) -> Tensor:
     zero = losses.total.new_zeros(())
     found = (losses.total, losses.accuracy, losses.words_in_place)
     return torch.stack([zero if value is None else value.detach().float() for value in found])
-
-
-def _is_finite(value: float) -> bool:
-    return value - value == 0.0

@@ -1,16 +1,13 @@
 """Reads what the batch plan asks for and makes micro-batches of it, ahead of the training and in its own threads.
 
-No torch here: what turns micro-batches into tensors is handed in. Memory holds two buffers and a few steps; of a remote token
-set only the parts of these buffers are fetched, into a cache of bounded size that all workers of a node share.
+No torch here: what turns micro-batches into tensors is handed in. Memory holds two buffers and a few steps. Of a remote token
+set each worker reads the columns that it needs once an epoch, some bytes a sentence, while it trains on what it has; so
+nothing is kept on the node's disk.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
-import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +17,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed.base import storage
 from lstm_embed.corpus.token_set import PartInfo, TokenSet
 from lstm_embed.training import batches
 from lstm_embed.training.batches import BatchPlan, Buffer, IntArray, owned_micro_batches
@@ -83,7 +79,6 @@ class Loader(Generic[T]):
         plan: Of the run.
         min_tokens: Least tokens of a sentence.
         max_tokens: Words of a sentence that are used.
-        cache: Where remote parts are kept.
         rank: Number of this worker.
         world_size: Number of workers.
         transform: Applied to the micro-batches of a step in the loader's threads.
@@ -95,7 +90,6 @@ class Loader(Generic[T]):
         self,
         tokens: TokenSet,
         plan: BatchPlan,
-        cache: PartCache,
         *,
         min_tokens: int,
         max_tokens: int,
@@ -109,7 +103,6 @@ class Loader(Generic[T]):
         self._tokens = tokens
         self._min_tokens = min_tokens
         self._max_tokens = max_tokens
-        self._cache = cache
         self._rank = rank
         self._world_size = world_size
         self._transform = transform
@@ -158,14 +151,9 @@ class Loader(Generic[T]):
         return epoch, buffer, self.plan.cut(epoch, number, buffer.lengths)
 
     def _read(self, parts: Sequence[PartInfo], *, held_out: bool) -> Buffer:
-        with self._cache.open(parts) as paths:
-            return batches.read_buffer(
-                parts,
-                paths,
-                min_tokens=self._min_tokens,
-                holdout_every=self._tokens.holdout_every,
-                held_out=held_out,
-            )
+        return batches.read_buffer(
+            parts, min_tokens=self._min_tokens, holdout_every=self._tokens.holdout_every, held_out=held_out
+        )
 
     def _make(self, cut: tuple[int, int, Buffer, list[IntArray]]) -> Step[T]:
         step, epoch, buffer, micro_batches = cut
@@ -185,81 +173,6 @@ class Loader(Generic[T]):
     def _micro_batch(self, buffer: Buffer, rows: IntArray) -> MicroBatch:
         ids, lengths = buffer.padded(rows, self._max_tokens)
         return MicroBatch(ids_BT=ids, lengths_B=lengths)
-
-
-def cache_folder(directory: str) -> str:
-    """Return the local folder for copies of remote parts: the one given, or one in the system's temporary folder."""
-    return directory or os.path.join(tempfile.gettempdir(), f"lstm_embed-parts-{os.getuid()}")
-
-
-class PartCache:
-    """Local copies of remote parts; local parts are read where they are.
-
-    Args:
-        directory: Local folder, shared by the workers of a node; empty for one in the system's temporary folder.
-        max_bytes: Copies that were not used for longest are deleted above that, but never one in use.
-    """
-
-    def __init__(self, directory: str, max_bytes: int) -> None:
-        self._directory = cache_folder(directory)
-        self._max_bytes = max_bytes
-
-    @contextlib.contextmanager
-    def open(self, parts: Sequence[PartInfo]) -> Iterator[list[str]]:
-        """Return local paths of parts, which stay there for the length of a `with` block."""
-        copies = {self._copy_of(part): part for part in parts if storage.is_remote(part.path)}
-        with contextlib.ExitStack() as held:
-            # All workers take locks in one order: of two that wait for each other, neither would go on.
-            for path in sorted(copies):
-                held.enter_context(self._open_one(copies[path], path))
-            yield [self._copy_of(part) if storage.is_remote(part.path) else part.path for part in parts]
-
-    def _copy_of(self, part: PartInfo) -> str:
-        key = hashlib.sha256(f"{part.path}\n{part.identity}".encode()).hexdigest()[:32]
-        return os.path.join(self._directory, f"{key}.parquet")
-
-    def _open_one(self, part: PartInfo, path: str) -> contextlib.ExitStack:
-        """Return the shared lock under which the copy of a part is there: while a worker reads it, nobody deletes it."""
-        os.makedirs(self._directory, exist_ok=True)
-        while True:
-            with contextlib.ExitStack() as lock:
-                lock.enter_context(_locked(f"{path}.lock", fcntl.LOCK_SH))
-                if os.path.exists(path):
-                    os.utime(path)
-                    return lock.pop_all()
-            # One worker fetches it, the others wait. It may be deleted before the lock is shared, and is fetched again.
-            with _locked(f"{path}.lock", fcntl.LOCK_EX):
-                if not os.path.exists(path):
-                    self._evict(storage.info(part.path).size)
-                    storage.copy_file(part.path, path)
-
-    def _evict(self, incoming: int) -> None:
-        copies = []
-        for entry in os.scandir(self._directory):
-            # Another worker may delete a copy just now.
-            with contextlib.suppress(FileNotFoundError):
-                if entry.name.endswith(".parquet") and not entry.name.startswith("."):
-                    copies.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
-        copies.sort()
-        total = incoming + sum(size for _, size, _ in copies)
-        for _, size, path in copies:
-            if total <= self._max_bytes:
-                return
-            with contextlib.suppress(BlockingIOError), _locked(f"{path}.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
-                total -= size
-
-
-@contextlib.contextmanager
-def _locked(path: str, operation: int) -> Iterator[None]:
-    # Lock files are never deleted: a deleted one could be locked by two processes at once.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, operation)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import numpy as np
 from lstm_embed.corpus.token_set import TokenSet, read_part, rows_of
 from lstm_embed.model.neighbours import NeighbourStatistics, evenly, unit_halves
 from lstm_embed.model.sentence_model import SentenceModel
-from lstm_embed.training.loader import PartCache
 
 MOST_PAIRS = 200_000
 """Pairs that are looked at: 100,000 bring 0.3 of similarity, twice as many 0.1 more."""
@@ -15,13 +14,12 @@ _MOST_PARTS = 64
 _PAIRS_AT_ONCE = 4096
 
 
-def teach_neighbours(model: SentenceModel, tokens: TokenSet, cache: PartCache, min_tokens: int) -> int:
+def teach_neighbours(model: SentenceModel, tokens: TokenSet, min_tokens: int) -> int:
     """Set `model.neighbours` by pairs taken evenly from a token set without its held-out articles; return how many.
 
     Args:
         model: With word vectors and spelling.
         tokens: The token set.
-        cache: Where remote parts are kept.
         min_tokens: Least tokens of a sentence.
     """
     size = len(model.neighbours)
@@ -30,8 +28,8 @@ def teach_neighbours(model: SentenceModel, tokens: TokenSet, cache: PartCache, m
         chosen = evenly(len(tokens.parts), _MOST_PARTS)
         per_part = -(-MOST_PAIRS // max(1, len(chosen)))
         for number in chosen:
-            with cache.open([tokens.parts[number]]) as [path]:
-                _add_part(statistics, model, path, min_tokens, tokens.holdout_every, per_part)
+            path = tokens.parts[number].path
+            _add_part(statistics, model, path, min_tokens, tokens.holdout_every, per_part)
     model.neighbours.copy_(statistics.metric(model.config.neighbour_strength))
     return statistics.num_pairs
 

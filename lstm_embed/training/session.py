@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lstm_embed.base.progress import SILENT, Reporter
-from lstm_embed.training import checkpoint
+from lstm_embed.training.run import Row
 
 
 class Session(Protocol):
@@ -36,16 +36,10 @@ class Session(Protocol):
     def wants_checkpoint(self) -> bool:
         """Tell whether this worker is about to be taken away."""
 
-    def save(self, name: str, write: Callable[[str], None], score: float) -> None:
-        """Keep a checkpoint: the first worker calls `write` with an empty local folder, which becomes checkpoint `name`.
+    def save(self, name: str, write: Callable[[str], None]) -> None:
+        """Keep a checkpoint: the first worker calls `write` with an empty local folder, which becomes checkpoint `name`."""
 
-        Args:
-            name: Of the checkpoint's folder.
-            write: Fills a folder.
-            score: Larger is better; the best few are kept, and the latest.
-        """
-
-    def progress(self, row: dict[str, float]) -> None:
+    def progress(self, row: Row) -> None:
         """Show a line of metrics; from the first worker."""
 
     def note(self, message: str) -> None:
@@ -84,21 +78,16 @@ class LocalSession:
         """Return False."""
         return False
 
-    def save(self, name: str, write: Callable[[str], None], score: float) -> None:
-        """Write the checkpoint into the run's folder; all of them are kept."""
+    def save(self, name: str, write: Callable[[str], None]) -> None:
+        """Write the checkpoint into the run's folder."""
         target = os.path.join(self._run_dir, name)
         shutil.rmtree(target, ignore_errors=True)
         os.makedirs(target)
         write(target)
 
-    def progress(self, row: dict[str, float]) -> None:
+    def progress(self, row: Row) -> None:
         """Do nothing."""
 
     def note(self, message: str) -> None:
         """Pass the line on."""
         self._report.note(message)
-
-
-def restore_path(run_dir: str, session: Session) -> str | None:
-    """Return the newest whole checkpoint of a run as the first worker sees it, the same for all; None if there is none."""
-    return session.share(checkpoint.newest(run_dir, session.note) if session.rank == 0 else None)

@@ -12,61 +12,23 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
 import torch
 
 from lstm_embed.base import storage
+from lstm_embed.training.checkpoint import Window
 from lstm_embed.training.learner import Outcome, Share
 from lstm_embed.training.loader import Step
-from lstm_embed.training.run import METRICS
+from lstm_embed.training.run import METRICS, STEP, Row, read_metrics
 
-# The names of all metrics.
-STEP, EPOCH = "train/step", "train/epoch"
+# The names of all metrics besides `STEP`.
+EPOCH = "train/epoch"
 RATE, NORM = "train/learning_rate", "train/gradient_norm"
 SENTENCES, TOKENS = "train/sentences_per_second", "train/tokens_per_second"
 PADDING, WAIT = "train/padding_efficiency", "train/data_wait_fraction"
 MEMORY, LEFT = "train/peak_memory_mib", "train/seconds_left"
 TIME = "time"
-
-Row = dict[str, float]
-
-
-class Sink(Protocol):
-    """Takes lines of metrics besides the file."""
-
-    def log(self, row: Row) -> None:
-        """Take one line; must not raise."""
-
-
-@dataclass
-class Window:
-    """Sums over the steps since the last line; part of the checkpoint."""
-
-    steps: int = 0
-    losses: dict[str, float] = field(default_factory=dict)
-    norm: float = 0.0
-    sentences: int = 0
-    tokens: int = 0
-    own_tokens: int = 0
-    own_positions: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def add(self, step: Step[Share], outcome: Outcome, seconds: float, waited: float) -> None:
-        """Add one step."""
-        self.steps += 1
-        for name, value in outcome.losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value * step.num_tokens
-        self.norm += outcome.gradient_norm
-        self.sentences += step.num_sentences
-        self.tokens += step.num_tokens
-        self.own_tokens += sum(one.num_tokens for one in step.work.micro_batches)
-        self.own_positions += step.work.positions
-        self.seconds += seconds
-        self.waited += waited
 
 
 class Tracker:
@@ -80,28 +42,30 @@ class Tracker:
         window: Of the checkpoint it resumes from.
     """
 
-    def __init__(self, run_dir: str, names: Sequence[str], *, end: int, step: int, window: dict[str, Any]) -> None:
+    def __init__(self, run_dir: str, names: Sequence[str], *, end: int, step: int, window: Window) -> None:
         self._names = names
         self._end = end
-        self._window = Window(**window)
-        self._file = MetricsFile(run_dir, step)
-        self.sinks: list[Sink] = []
-
-    @property
-    def window(self) -> dict[str, Any]:
-        """The sums of the steps that have no line yet, for the checkpoint."""
-        return {**vars(self._window), "losses": dict(self._window.losses)}
-
-    @property
-    def rows(self) -> list[Row]:
-        """The lines that were there at the start."""
-        return self._file.kept
+        self.window = window
+        """Sums over the steps that have no line yet, for the checkpoint."""
+        self.file = MetricsFile(run_dir, step)
+        self.watch: Callable[[Row], None] = lambda row: None
+        """Told each line besides; must not raise."""
 
     def add(self, step: Step[Share], outcome: Outcome, *, seconds: float, waited: float) -> None:
         """Count one step: how long it took, and how much of that it waited for data."""
-        self._window.add(step, outcome, seconds, waited)
+        window = self.window
+        window.steps += 1
+        for name, value in outcome.losses.items():
+            window.losses[name] = window.losses.get(name, 0.0) + value * step.num_tokens
+        window.norm += outcome.gradient_norm
+        window.sentences += step.num_sentences
+        window.tokens += step.num_tokens
+        window.own_tokens += sum(one.num_tokens for one in step.work.micro_batches)
+        window.own_positions += step.work.positions
+        window.seconds += seconds
+        window.waited += waited
 
-    def line(self, step: int, epoch: float, rate: float, more: Row | None = None) -> Row:
+    def line(self, step: int, epoch: float, rate: float, more: Row) -> Row:
         """Write the line of the steps since the last one.
 
         Args:
@@ -110,7 +74,7 @@ class Tracker:
             rate: Learning rate of the last step.
             more: Further metrics, of a validation.
         """
-        window, self._window = self._window, Window()
+        window, self.window = self.window, Window()
         seconds, tokens = max(window.seconds, 1e-9), max(window.tokens, 1)
         row: Row = {STEP: step, EPOCH: epoch}
         row |= {f"train/{name}": window.losses.get(name, 0.0) / tokens for name in self._names}
@@ -124,17 +88,12 @@ class Tracker:
             MEMORY: _peak_memory(),
             LEFT: (self._end - step) * window.seconds / max(window.steps, 1),
             TIME: time.time(),
-            **(more or {}),
+            **more,
         }
         row = {name: value for name, value in row.items() if math.isfinite(value)}
-        self._file.append(row)
-        for sink in self.sinks:
-            sink.log(row)
+        self.file.append(row)
+        self.watch(row)
         return row
-
-    def upload(self) -> None:
-        """Make the lines outlive this machine."""
-        self._file.upload()
 
 
 class MetricsFile:
@@ -150,15 +109,16 @@ class MetricsFile:
         self._local = self._path
         if storage.is_remote(self._path):
             self._local = os.path.join(tempfile.mkdtemp(prefix="lstm_embed-"), METRICS)
-        data = storage.read_bytes(self._path) if storage.exists(self._path) else b""
-        self.kept = [row for line in data.splitlines() if (row := _parse(line)) and row[STEP] <= step]
+        self.kept = [row for row in read_metrics(run_dir) if row[STEP] <= step]
+        """The lines that were there."""
         storage.write_bytes(self._local, b"".join(map(_line, self.kept)))
         # Kept open: when another job takes the run over, the file under this name is a new one, and this one forgotten.
-        self._file = open(self._local, "ab", buffering=0)  # noqa: SIM115
+        self._file = open(self._local, "ab")  # noqa: SIM115
 
     def append(self, row: Row) -> None:
         """Add one line."""
         self._file.write(_line(row))
+        self._file.flush()
 
     def upload(self) -> None:
         """Write the lines to where they belong, if that is not here."""
@@ -168,15 +128,6 @@ class MetricsFile:
 
 def _line(row: Row) -> bytes:
     return json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
-
-
-def _parse(line: bytes) -> Row | None:
-    """Return a line's metrics; None for the torn last line of a run that was killed."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get(STEP), int) else None
 
 
 def _peak_memory() -> float:

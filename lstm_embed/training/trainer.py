@@ -12,14 +12,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lstm_embed.base import errors, storage
 from lstm_embed.base.errors import InputError, LstmEmbedError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
-from lstm_embed.corpus.token_set import KIND as TOKEN_SET
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger.owner import Owner, owned
@@ -30,8 +29,9 @@ from lstm_embed.stages.session import ray_session
 from lstm_embed.training import worker
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
-from lstm_embed.training.loader import cache_folder
-from lstm_embed.training.run import Run, RunFolder, plan_run
+from lstm_embed.training.run import Progress, Run, RunFolder, plan_run
+from lstm_embed.words.folder import KIND as WORD_VECTORS
+from lstm_embed.words.folder import VOCABULARY
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -44,11 +44,10 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 _POLL_SECONDS = 0.25
-_PATIENCE_SECONDS = 90.0
 
 
 def finished_run(config: TrainingConfig) -> Summary | None:
-    """Return the summary of a run that has ended and is not asked for more, else None. Starts nothing.
+    """Return the summary of a run that has ended, else None. Starts nothing.
 
     Raises:
         FileNotFoundError: if token set or word vectors are missing.
@@ -56,45 +55,38 @@ def finished_run(config: TrainingConfig) -> Summary | None:
     """
     folder = RunFolder.of(config)
     existing = folder.read()
-    run = _plan(config, existing, folder)
+    run = _plan(config, existing, _wanted_precision(config, existing))
     if existing is None:
         return None
-    facts = folder.done()
-    ended = run == existing and facts is not None and facts["step"] == run.end
-    if facts is None or not ended or not run.is_rolled_back(config.from_checkpoint) or not _has_model(folder):
+    done = folder.done()
+    if done is None or (done.step, done.run) != (run.end, run.fingerprint) or not _has_model(folder):
         return None
-    return _summary(folder, facts, seconds=0.0, already_done=True)
+    return _summary(folder, run, done, seconds=0.0, already_done=True)
 
 
 def needs(config: TrainingConfig) -> Needs:
     """Return what a run needs of the nodes."""
     worker = {"CPU": float(config.cpus_per_worker), "GPU": float(config.gpu)}
-    vectors = storage.resolve(config.vectors)
-    tokens = storage.resolve(config.tokens)
-    disk: tuple[tuple[str, int], ...] = ()
-    if storage.is_remote(tokens):
-        size = sum(part.get("bytes", 0) for part in read_manifest(tokens, kind=TOKEN_SET)["parts"])
-        disk = ((cache_folder(config.cache_dir), min(config.cache_bytes, size)),)
+    data = (config.tokens, config.vectors)
     return Needs(
         output=storage.resolve(config.storage),
-        inputs=tuple(storage.join(folder, MANIFEST) for folder in (tokens, vectors)),
+        inputs=tuple(storage.join(storage.resolve(folder), MANIFEST) for folder in data),
         bundles=(worker,) * config.workers[0],
-        disk=disk,
     )
 
 
 def train(config: TrainingConfig, report: Reporter = SILENT) -> Summary:
     """Train, or continue, a run to its end.
 
-    SIGTERM or Ctrl-C saves a checkpoint and returns; the summary then has the fact `stopped`. Must be called from the main
-    thread for that.
+    SIGTERM or Ctrl-C saves a checkpoint and returns; the summary then says `stopped`. Must be called from the main thread for
+    that.
 
     Raises:
         FileNotFoundError: if token set or word vectors are missing.
         InputError: if data and settings do not go together, or the name is that of another run.
         OutputBusy: if another job trains the run.
         NonFiniteLoss: if a loss or gradient is not a finite number.
-        LstmEmbedError: if workers failed more often than the config allows.
+        LstmEmbedError: if the disk is full, or workers failed more often than the config allows.
     """
     if summary := finished_run(config):
         return summary
@@ -103,67 +95,68 @@ def train(config: TrainingConfig, report: Reporter = SILENT) -> Summary:
 
 
 def _train(config: TrainingConfig, report: Reporter) -> Summary:
-    from lstm_embed.training.recovery import recover, roll_back
-
     begun = time.monotonic()
     _check_resources(config)
     folder = RunFolder.of(config)
-    precision = _precision(config, folder.read())
+    existing = folder.read()
+    precision = _wanted_precision(config, existing) if existing else _probe_precision(config)
+    if precision == "fp16":
+        raise InputError(
+            f"run {config.run_name} computes in fp16, which training no longer does; let it end with lstm_embed 0.3, or train "
+            "further under another --run-name with --init-from"
+        )
     with owned(folder.path) as owner:
         existing = folder.read()
-        run = _plan(config, existing, folder, precision)
-        if not run.is_rolled_back(config.from_checkpoint):
-            run = roll_back(folder, run, config.from_checkpoint, report.note)
-        resumed = recover(folder.path, config.keep, report.note)
+        run = _plan(config, existing, precision)
+        reached = recover(run, config.keep, report.note)
         if existing is not None:
-            start = "has no checkpoint yet and begins anew" if resumed is None else f"goes on from step {resumed}"
+            start = f"goes on from step {reached}" if reached else "has no checkpoint yet and begins anew"
             report.note(f"run {config.run_name} {start}; {run.end} steps in all")
         folder.write(run, config)
-        facts = _fit(config, run, owner, resumed or 0, report)
-    return _summary(folder, facts, seconds=time.monotonic() - begun, already_done=False)
+        progress = _fit(config, run, owner, reached, report)
+    return _summary(folder, run, progress, seconds=time.monotonic() - begun, already_done=False)
 
 
-def _plan(config: TrainingConfig, existing: Run | None, folder: RunFolder, precision: str = "") -> Run:
+def _plan(config: TrainingConfig, existing: Run | None, precision: str) -> Run:
     """Return what the run is to be, from manifests alone."""
     tokens = TokenSet.open(config.tokens)
-    vectors = read_manifest(storage.resolve(config.vectors), kind="word_vectors")
-    if existing is None or not folder.done():
-        _check_vectors(config, tokens)
-    if existing is None and config.init_from and not storage.exists(storage.resolve(config.init_from)):
-        raise FileNotFoundError(
-            f"nothing at {config.init_from}; expected a checkpoint, run or model folder (--init-from)"
-        )
-    plan = BatchPlan.of(
-        tokens,
-        min_tokens=config.min_tokens,
-        seed=config.seed,
-        micro_batch_sentences=config.micro_batch_sentences,
-        micro_batches_per_step=config.micro_batches_per_step,
-        buffer_sentences=config.buffer_sentences,
-    )
-    end = plan.first_step(config.epochs)
-    end = min(end, config.max_steps) if config.max_steps else end
-    if not precision:
-        recorded = existing.meaning["precision"] if existing else "fp32"
-        precision = recorded if config.precision == "auto" else config.precision
+    vectors = storage.resolve(config.vectors)
     data = {
         "tokens": tokens.fingerprint,
-        "vectors": vectors["fingerprint"],
+        "vectors": read_manifest(vectors, kind=WORD_VECTORS)["fingerprint"],
         "precision": precision,
         "init_from": storage.resolve(config.init_from) if config.init_from else "",
     }
-    done = folder.done() or {}
-    finished = existing is not None and done.get("step") == existing.end
-    return plan_run(config, existing, data, end, path=folder.path, finished=finished)
+    if existing is None:
+        words = Vocabulary.load(storage.join(vectors, VOCABULARY)).fingerprint
+        if words != tokens.vocabulary_fingerprint:
+            raise errors.FingerprintMismatch(
+                f"the word vectors in {config.vectors} are for the vocabulary {words[:8]}, the token set {config.tokens} has "
+                f"the vocabulary {tokens.vocabulary_fingerprint[:8]}; make word vectors of this token set"
+            )
+        if config.init_from and not storage.exists(data["init_from"]):
+            raise FileNotFoundError(
+                f"nothing at {config.init_from}; expected a checkpoint, run or model folder (--init-from)"
+            )
+    return plan_run(config, existing, data, BatchPlan.of(tokens, config).num_steps(config))
 
 
-def _check_vectors(config: TrainingConfig, tokens: TokenSet) -> None:
-    words = Vocabulary.load(storage.join(storage.resolve(config.vectors), "vocabulary.parquet"))
-    if words.fingerprint != tokens.vocabulary_fingerprint:
-        raise errors.FingerprintMismatch(
-            f"the word vectors in {config.vectors} are for the vocabulary {words.fingerprint[:8]}, the token set "
-            f"{config.tokens} has the vocabulary {tokens.vocabulary_fingerprint[:8]}; make word vectors of this token set"
-        )
+def recover(run: Run, keep: int, note: Callable[[str], None]) -> int:
+    """Remove from a run's folder what is torn, and checkpoints that are not needed; return the step it has reached.
+
+    Ray Train keeps a list of the checkpoints that were reported to it, writes it in place, and refuses to start when it is
+    torn, of another version, or names a folder that is gone. Nothing is read from it here, so it is made anew each time.
+    """
+    from lstm_embed.training import checkpoint
+
+    storage.remove_temporaries(run.path)
+    storage.remove(storage.join(run.path, "checkpoint_manager_snapshot.json"))
+    found = checkpoint.newest(run.path, note, run)
+    if found is None and checkpoint.list_checkpoints(run.path):
+        note("no checkpoint is whole, so the run begins anew")
+    progress = found.state.progress if found else Progress()
+    checkpoint.prune(run.path, progress, keep)
+    return progress.step
 
 
 def _check_resources(config: TrainingConfig) -> None:
@@ -180,14 +173,19 @@ def _check_resources(config: TrainingConfig) -> None:
             )
 
 
-def _precision(config: TrainingConfig, existing: Run | None) -> str:
-    """Settle the precision once for the whole run, on hardware of the kind that will train it."""
-    if existing is not None and config.precision == "auto":
-        return str(existing.meaning["precision"])
-    import ray
+def _wanted_precision(config: TrainingConfig, existing: Run | None) -> str:
+    """Return the precision as far as it is known without a look at the hardware; `auto` is what the run began with."""
+    if config.precision != "auto":
+        return config.precision
+    return str(existing.meaning["precision"]) if existing else "fp32"
 
+
+def _probe_precision(config: TrainingConfig) -> str:
+    """Settle the precision once for the whole run, on hardware of the kind that will train it."""
     if not config.gpu:
         return worker.probe_precision(config.precision, "cpu", config.model.hidden_size)
+    import ray
+
     probe = ray.remote(num_gpus=1, num_cpus=0)(worker.probe_precision)
     return ray.get(probe.remote(config.precision, "cuda", config.model.hidden_size))
 
@@ -198,8 +196,8 @@ def _has_model(folder: RunFolder) -> bool:
     return False
 
 
-def _fit(config: TrainingConfig, run: Run, owner: Owner, resumed: int, report: Reporter) -> dict[str, Any]:
-    """Run the trainer in a thread, so that this one hears signals; return what the first worker returned."""
+def _fit(config: TrainingConfig, run: Run, owner: Owner, reached: int, report: Reporter) -> Progress:
+    """Run the trainer in a thread, so that this one hears signals; return how far the run has come."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -211,21 +209,20 @@ def _fit(config: TrainingConfig, run: Run, owner: Owner, resumed: int, report: R
     link_class: Any = ray.remote(worker.RunLink)
     link = link_class.options(num_cpus=0, scheduling_strategy=here).remote(environment)
     trainer = _trainer(config, run, owner, link)
-    least, _ = config.workers
     outcome: dict[str, Any] = {}
 
     def fit() -> None:
         try:
             result: Any = trainer.fit()
-            outcome["result"] = result.return_value
+            outcome["progress"] = result.return_value
         except BaseException as error:
             outcome["error"] = error
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     show = _Show(link, run, report, Gauges(config.run_name))
-    begun, asked = time.monotonic(), False
     with _stop_signals() as stop, stall_watch(report, "step") as alive:
         thread.start()
+        asked = False
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
             if show.poll():
@@ -235,17 +232,18 @@ def _fit(config: TrainingConfig, run: Run, owner: Owner, resumed: int, report: R
                 link.stop.remote()
                 if not show.begun:
                     # Nothing was trained since the last checkpoint; what is starting ends with this process.
-                    return {"step": resumed, "sentences": 0, "stopped": True}
+                    return Progress(step=reached)
                 report.note("stopping: a checkpoint is being saved")
-            if not show.begun and time.monotonic() - begun > _PATIENCE_SECONDS:
-                begun = float("inf")
-                free = ray.available_resources()
-                report.note(
-                    f"no worker has begun yet; {least} are wanted, of {config.cpus_per_worker} CPUs each"
-                    f"{' and a GPU' if config.gpu else ''}; free are {free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs"
-                )
     show.poll()
-    return _result(outcome, ray.get(link.failure.remote()))
+    if failure := ray.get(link.failure.remote()):
+        kind, message = failure
+        raise getattr(errors, kind, LstmEmbedError)(message) from None
+    if error := outcome.get("error"):
+        raise LstmEmbedError(
+            f"training failed: {_last_line(error)}; run the same command again to go on from the last checkpoint"
+        ) from error
+    progress: Progress = outcome["progress"]
+    return progress
 
 
 def _trainer(config: TrainingConfig, run: Run, owner: Owner, link: Any) -> TorchTrainer:
@@ -274,9 +272,6 @@ def _trainer(config: TrainingConfig, run: Run, owner: Owner, link: Any) -> Torch
             storage_path=storage.resolve(config.storage),
             failure_config=api.FailureConfig(max_failures=config.max_failures),
             callbacks=[TellFailures()],
-            checkpoint_config=api.CheckpointConfig(
-                num_to_keep=config.keep, checkpoint_score_attribute="score", checkpoint_score_order="max"
-            ),
             logging_config=api.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -284,18 +279,6 @@ def _trainer(config: TrainingConfig, run: Run, owner: Owner, link: Any) -> Torch
 
 def _is_for_wandb(name: str) -> bool:
     return name.startswith("WANDB_") and not name.startswith("WANDB_SERVICE")
-
-
-def _result(outcome: dict[str, Any], failure: tuple[str, str] | None) -> dict[str, Any]:
-    if failure is not None:
-        kind, message = failure
-        raise getattr(errors, kind, LstmEmbedError)(message) from None
-    error = outcome.get("error")
-    if error is not None:
-        raise LstmEmbedError(
-            f"training failed: {_last_line(error)}; run the same command again to go on from the last checkpoint"
-        ) from error
-    return dict(outcome["result"])
 
 
 def _last_line(error: BaseException) -> str:
@@ -375,18 +358,18 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _summary(folder: RunFolder, facts: dict[str, Any], *, seconds: float, already_done: bool) -> Summary:
-    shown: dict[str, Any] = {"steps": facts["step"]}
-    if facts.get("best_loss") is not None:
-        shown["validation_loss"] = round(facts["best_loss"], 4)
-    if facts.get("stopped"):
-        shown["stopped"] = True
+def _summary(folder: RunFolder, run: Run, reached: Progress, *, seconds: float, already_done: bool) -> Summary:
+    facts: dict[str, Any] = {"steps": reached.step}
+    if reached.best_loss is not None:
+        facts["validation_loss"] = round(reached.best_loss, 4)
+    stopped = reached.step < run.end
     return Summary(
         stage="train",
-        output=folder.path if facts.get("stopped") else folder.model_dir,
-        rows=facts["sentences"],
+        output=folder.path if stopped else folder.model_dir,
+        rows=reached.sentences,
         row_name="sentences",
         seconds=seconds,
         already_done=already_done,
-        facts=shown,
+        stopped=stopped,
+        facts=facts,
     )

@@ -10,13 +10,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from lstm_embed.base import storage
 from lstm_embed.stages.wandb_run import WandbRun, WandbSettings
 from lstm_embed.training.config import TrainingConfig
-from lstm_embed.training.run import Run
-from lstm_embed.training.tracking import STEP, Row
+from lstm_embed.training.run import STEP, Row, Run
 
 _SURE_SECONDS = 60.0
 """Lines that this process logged so long ago are on disk."""
@@ -68,28 +65,3 @@ class WandbLog(WandbRun):
         """Send one line of metrics."""
         super().log(row)
         self._logged.append((time.monotonic(), int(row[STEP])))
-
-    def log_table(self, name: str, step: int, columns: list[str], rows: list[list[Any]]) -> None:
-        """Send a table; it holds text of the user."""
-
-        def send() -> None:
-            import wandb
-
-            self._run.log({name: wandb.Table(columns=[*columns], data=rows), STEP: step})
-
-        self._call(send)
-
-    def log_model(self, model_dir: str, name: str) -> None:
-        """Upload a model folder as an artifact."""
-
-        def send() -> None:
-            import wandb
-
-            artifact = wandb.Artifact(name, type="model")
-            if storage.is_remote(model_dir):
-                artifact.add_reference(model_dir)
-            else:
-                artifact.add_dir(model_dir)
-            self._run.log_artifact(artifact)
-
-        self._call(send)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lstm_embed.base import storage
 from lstm_embed.base.errors import LstmEmbedError, NonFiniteLoss, OutputBusy
 from lstm_embed.stages.preflight import check_worker
-from lstm_embed.training.run import RunFolder
+from lstm_embed.training.config import TrainingConfig
+from lstm_embed.training.run import Progress, Row, Run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ class RunLink:
         self._environment = environment
         self._begun = False
         self._stop = False
-        self._row: dict[str, float] | None = None
+        self._row: Row | None = None
         self._notes: list[str] = []
         self._failure: Failure | None = None
 
@@ -65,7 +66,7 @@ class RunLink:
         """Tell whether they were asked."""
         return self._stop
 
-    def show(self, row: dict[str, float]) -> None:
+    def show(self, row: Row) -> None:
         """Take the latest line of metrics."""
         self._row = {**(self._row or {}), **row}
 
@@ -73,7 +74,7 @@ class RunLink:
         """Take a line for the user."""
         self._notes.append(message)
 
-    def news(self) -> tuple[bool, dict[str, float] | None, list[str]]:
+    def news(self) -> tuple[bool, Row | None, list[str]]:
         """Return whether the workers have begun, and the latest line of metrics and the notes since the last call."""
         row, notes = self._row, self._notes
         self._row, self._notes = None, []
@@ -143,6 +144,10 @@ class RaySession:
             return True
         return False
 
+    def begin(self, step: int) -> None:
+        """Say that the workers begin to train at a step."""
+        self._link.begin.remote(self.world_size, step)
+
     def check_owner(self) -> None:
         """Stop a worker whose job is dead and whose run another job has taken over.
 
@@ -152,24 +157,20 @@ class RaySession:
         if not storage.exists(self._owner_path):
             raise OutputBusy(f"{storage.parent(storage.parent(self._owner_path))} was taken over by another job")
 
-    def save(self, name: str, write: Callable[[str], None], score: float) -> None:
+    def save(self, name: str, write: Callable[[str], None]) -> None:
         """Report a checkpoint to Ray Train, which copies it into the run's folder."""
         import ray.train
 
         if self.rank:
-            ray.train.report({"score": score}, checkpoint=None, checkpoint_dir_name=name)
+            ray.train.report({}, checkpoint=None, checkpoint_dir_name=name)
             return
-        directory = tempfile.mkdtemp(prefix="lstm_embed-checkpoint-")
-        try:
+        with tempfile.TemporaryDirectory(prefix="lstm_embed-", ignore_cleanup_errors=True) as directory:
             write(directory)
             self.check_owner()
-            ray.train.report(
-                {"score": score}, checkpoint=ray.train.Checkpoint.from_directory(directory), checkpoint_dir_name=name
-            )
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            made = ray.train.Checkpoint.from_directory(directory)
+            ray.train.report({}, checkpoint=made, checkpoint_dir_name=name)
 
-    def progress(self, row: dict[str, float]) -> None:
+    def progress(self, row: Row) -> None:
         """Show a line of metrics; not more than a few a second."""
         now = time.monotonic()
         if now - self._shown_at >= _SHOW_SECONDS or "val/loss" in row:
@@ -185,7 +186,8 @@ def probe_precision(requested: str, device: str, hidden_size: int) -> str:
     """Settle a precision on a machine that has such a device."""
     from lstm_embed.model.precision import resolve_precision
 
-    return resolve_precision(requested, device, hidden_size=hidden_size)
+    found = resolve_precision(requested, device, hidden_size=hidden_size)
+    return "fp32" if found == "fp16" else found  # in which gradients would overflow
 
 
 def _is_preempted() -> bool:
@@ -201,66 +203,61 @@ def _is_preempted() -> bool:
         return False
 
 
-def work(options: dict[str, Any]) -> dict[str, Any]:
+def work(options: dict[str, Any]) -> Progress | None:
     """Train as one worker; what Ray Train calls.
 
     Args:
         options: "config", "run", "link" (a `RunLink`) and "owner" (the path of the job's mark).
 
     Returns:
-        What the run has come to.
+        How far the run has come, from the first worker.
     """
     import ray
 
     link = options["link"]
     if ray.get(link.failure.remote()):
         # The job's process raises it; training on would only come to it again.
-        return {}
+        return None
     for name, value in ray.get(link.environment.remote()).items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # it tells of every checkpoint
     try:
         check_worker()
-        return _train(options, RaySession(link, options["owner"]))
-    except NonFiniteLoss as error:
-        # All workers come to this at the same step.
-        ray.get(link.fail.remote((type(error).__name__, str(error))))
-        return {}
-    except LstmEmbedError as error:
-        ray.get(link.fail.remote((type(error).__name__, str(error))))
+        return _train(options["config"], options["run"], RaySession(link, options["owner"]))
+    except Exception as error:
+        if failure := lasting_failure(error):
+            ray.get(link.fail.remote(failure))
+        if isinstance(error, NonFiniteLoss):
+            return None  # all workers come to this at the same step
         raise
 
 
-def _train(options: dict[str, Any], session: RaySession) -> dict[str, Any]:
+def lasting_failure(error: Exception) -> Failure | None:
+    """Return a failure that would come back however often the workers are started again, None if this is no such."""
+    if isinstance(error, LstmEmbedError):
+        return type(error).__name__, str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LstmEmbedError.__name__, f"the disk is full ({error}); make room and run the same command again to go on"
+    return None
+
+
+def _train(config: TrainingConfig, run: Run, session: RaySession) -> Progress | None:
     from lstm_embed.model.precision import resolve_precision
-    from lstm_embed.training.finish import finish, send_examples
+    from lstm_embed.training.finish import finish
     from lstm_embed.training.setup import set_up
 
-    config, run = options["config"], options["run"]
     resolve_precision(run.meaning["precision"], session.device.type)
     worker = set_up(config, run, session)
-    wandb, progress = worker.wandb, worker.loop.progress
-    if wandb is not None and config.wandb_text:
-        worker.loop.after_validation = lambda step, shares: send_examples(wandb, worker, shares, step)
     if session.rank == 0:
-        options["link"].begin.remote(session.world_size, progress.step)
+        session.begin(worker.loop.progress.step)
     try:
         finished = worker.loop.train()
         if session.rank:
-            return {}
-        session.check_owner()
-        folder = RunFolder(run.path)
-        if not finished:
-            return {
-                "step": progress.step,
-                "sentences": progress.sentences,
-                "best_loss": progress.best_loss,
-                "stopped": True,
-            }
-        facts = finish(folder, run, worker)
-        if wandb is not None and config.wandb_model:
-            wandb.log_model(folder.model_dir, f"{config.run_name}-model")
-        return facts
+            return None
+        if finished:
+            session.check_owner()
+            finish(worker)
+        return worker.loop.progress
     finally:
-        if wandb is not None:
-            wandb.finish()
+        if worker.wandb is not None:
+            worker.wandb.finish()

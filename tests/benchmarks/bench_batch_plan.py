@@ -28,7 +28,7 @@ from lstm_embed.corpus.token_set import FORMAT, KIND, VOCABULARY, TokenSet, coun
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
-from lstm_embed.training.loader import Loader, PartCache
+from lstm_embed.training.loader import Loader
 
 ROWS = 65_536
 DIFFERENT = 8
@@ -105,14 +105,7 @@ def main() -> None:
         tokens = TokenSet.open(folder)
         show(f"open the manifest: {len(tokens.parts)} parts, {tokens.num_rows:,} sentences", started)
         started = time.perf_counter()
-        plan = BatchPlan.of(
-            tokens,
-            min_tokens=defaults.min_tokens,
-            seed=0,
-            micro_batch_sentences=defaults.micro_batch_sentences,
-            micro_batches_per_step=defaults.micro_batches_per_step,
-            buffer_sentences=defaults.buffer_sentences,
-        )
+        plan = BatchPlan.of(tokens, defaults)
         steps = plan.first_step(1)
         show(f"plan an epoch: {steps:,} steps, {len(plan.epoch(0).parts):,} buffers", started)
         started = time.perf_counter()
@@ -123,7 +116,6 @@ def main() -> None:
             loader = Loader(
                 tokens,
                 plan,
-                PartCache("", 0),
                 min_tokens=4,
                 max_tokens=32,
                 rank=0,

@@ -70,9 +70,10 @@ def measure(flags: str, arguments: argparse.Namespace, seed: int) -> Figures:
     """Train with some flags in this process and score what comes out."""
     from lstm_embed.cli import config_of
     from lstm_embed.corpus.token_set import TokenSet
-    from lstm_embed.training.run import RunFolder, plan_run
+    from lstm_embed.training.batches import BatchPlan
+    from lstm_embed.training.run import plan_run
     from lstm_embed.training.session import LocalSession
-    from lstm_embed.training.setup import plan_of, set_up, steps_of
+    from lstm_embed.training.setup import set_up
 
     with tempfile.TemporaryDirectory() as folder:
         words = (
@@ -83,8 +84,7 @@ def measure(flags: str, arguments: argparse.Namespace, seed: int) -> Figures:
         config = config_of("train", shlex.split(words))
         tokens = TokenSet.open(config.tokens)
         data = {"tokens": tokens.fingerprint, "precision": config.precision}
-        steps = steps_of(config, plan_of(config, tokens))
-        run = plan_run(config, None, data, steps, path=RunFolder.of(config).path, finished=False)
+        run = plan_run(config, None, data, BatchPlan.of(tokens, config).num_steps(config))
         worker = set_up(config, run, LocalSession(run.path))
         model = worker.loop.learner.model
         trains = {name: value for name, value in config.meaning().items() if name.partition(".")[2] not in _CLOSED_FORM}

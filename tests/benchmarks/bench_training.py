@@ -54,16 +54,16 @@ def on_ray(config: TrainingConfig) -> Figures:
 def train_bare(path: str) -> None:
     """Run the loop of a config file in this process."""
     from lstm_embed.corpus.token_set import TokenSet
+    from lstm_embed.training.batches import BatchPlan
     from lstm_embed.training.run import plan_run
     from lstm_embed.training.session import LocalSession
-    from lstm_embed.training.setup import plan_of, set_up, steps_of
+    from lstm_embed.training.setup import set_up
 
     values = json.loads(Path(path).read_text())
     config = TrainingConfig(**{**values, "model": ModelConfig(**values["model"]), "wandb_tags": ()})
     tokens = TokenSet.open(config.tokens)
     data = {"tokens": tokens.fingerprint, "precision": config.precision}
-    end = steps_of(config, plan_of(config, tokens))
-    run = plan_run(config, None, data, end, path=RunFolder.of(config).path, finished=False)
+    run = plan_run(config, None, data, BatchPlan.of(tokens, config).num_steps(config))
     device = "cuda" if config.gpu else "cpu"
     set_up(config, run, LocalSession(run.path, device)).loop.train()
 
