@@ -172,9 +172,7 @@ def test_a_torn_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(
     assert same(final_weights(workers[0]), whole[1][0])
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_step_and_micro_batch(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_it(data: Path, tmp_path: Path) -> None:
     config = make_config(data, tmp_path)
     run = make_run(config)
     worker = set_up(config, run, LocalSession(run.path))
@@ -182,12 +180,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_step_and_micr
     word = int(np.argsort(np.where(counts > 0, counts, counts.max()))[3])
     with torch.no_grad():
         worker.loop.learner.model.word_vectors[word] = torch.nan
-    step, numbers = next(
-        (share.step, found)
+    step = next(
+        share.step
         for share in worker.loop.loader.steps(0, run.end)
-        if (
-            found := [n for n, batch in zip(share.owned, share.work.micro_batches, strict=True) if word in batch.ids_BT]
-        )
+        if any(word in batch.ids_BT for batch in share.work.micro_batches)
     )
     before: list[dict[str, Tensor]] = []
     make = worker.loop.learner.step
@@ -197,10 +193,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_step_and_micr
         return make(*args, **more)
 
     worker.loop.learner.step = remember  # type: ignore[method-assign]
-    with pytest.raises(NonFiniteLoss) as caught:
+    with pytest.raises(NonFiniteLoss, match=rf"step {step} .* the loss is not a finite number"):
         worker.loop.train()
-    assert f"step {step} " in str(caught.value)
-    assert f"the loss of micro-batch {', '.join(map(str, numbers))} is not" in str(caught.value)
     assert len(before) == step + 1
     assert same(before[-1], final_weights(worker))
 

@@ -14,14 +14,14 @@ import pytest
 from training_help import make_config
 
 from lstm_embed.base import storage
-from lstm_embed.stages.wandb_run import WandbProgress, WandbSettings, has_key
-from lstm_embed.training.run import STEP, Row, Run, Schedule
+from lstm_embed.stages.wandb_run import WandbProgress, WandbRun, WandbSettings, has_key
+from lstm_embed.training.run import STEP, TIME, Row, Run, Schedule
 from lstm_embed.training.tracking import MetricsFile
-from lstm_embed.training.wandb_log import WandbLog
+from lstm_embed.training.wandb_log import start_wandb
 
 
 def row(step: int, loss: float = 1.0) -> Row:
-    return {STEP: step, "train/loss": loss}
+    return {STEP: step, "train/loss": loss, TIME: 1000.0 + 10 * step}
 
 
 def read_rows(path: str) -> list[Row]:
@@ -81,12 +81,10 @@ def wandb_history(records: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     return history
 
 
-def start(
-    folder: Path, rows: list[Row], sure_step: int = -1, wandb_id: str = "abcd1234", **changes: Any
-) -> tuple[WandbLog, list[str]]:
+def start(folder: Path, rows: list[Row], wandb_id: str = "abcd1234", **changes: Any) -> tuple[WandbRun, list[str]]:
     config = make_config(folder, folder, wandb_project="project", wandb_tags=("a", "b"), **changes)
     notes: list[str] = []
-    return WandbLog(config, make_run(folder, wandb_id), rows=rows, sure_step=sure_step, note=notes.append), notes
+    return start_wandb(config, make_run(folder, wandb_id), rows, notes.append), notes
 
 
 def test_a_resumed_run_is_one_run_whose_repeated_steps_show_their_last_value(tmp_path: Path) -> None:
@@ -96,7 +94,7 @@ def test_a_resumed_run_is_one_run_whose_repeated_steps_show_their_last_value(tmp
     first.finish()
     assert len(notes) == 1
     assert f"wandb sync {tmp_path}/wandb/offline-run-*-abcd1234" in notes[0]
-    second, _ = start(tmp_path, [row(1), row(2)], sure_step=2)
+    second, _ = start(tmp_path, [row(1), row(2)])
     for step in (3, 4):
         second.log(row(step, 2.0))
     second.finish()
@@ -114,28 +112,30 @@ def test_a_resumed_run_is_one_run_whose_repeated_steps_show_their_last_value(tmp
 def test_steps_that_a_killed_process_had_not_written_are_sent_again(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from test_tracking import *;"
-        "log, _ = start(Path(sys.argv[1]), []); [log.log(row(n)) for n in range(5)]; print(log.sure_step, flush=True);"
+        "log, _ = start(Path(sys.argv[1]), []); [log.log(row(n)) for n in range(5)];"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     # A process of its own, which does not share the service of this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_SERVICE")}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)
-    killed = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment, check=False
-    )
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
-    # That nothing is sure yet is what the checkpoint would have said.
-    assert killed.stdout.strip() == "-1"
-    log, _ = start(tmp_path, [row(n) for n in range(5)], sure_step=-1)
+    log, _ = start(tmp_path, [row(n) for n in range(5)])
     log.log(row(5))
     log.finish()
     assert sorted(wandb_history(wandb_records(str(tmp_path)))) == list(range(6))
 
 
+def test_lines_of_more_than_a_minute_ago_are_not_sent_again(tmp_path: Path) -> None:
+    log, _ = start(tmp_path, [row(n) for n in range(20)])
+    log.finish()
+    assert sorted(wandb_history(wandb_records(str(tmp_path)))) == list(range(14, 20))
+
+
 def test_a_project_is_what_turns_it_on(tmp_path: Path) -> None:
     log, notes = start(tmp_path, [])
     config = make_config(tmp_path, tmp_path)
-    quiet = WandbLog(config, make_run(tmp_path / "quiet"), rows=[], sure_step=-1, note=notes.append)
+    quiet = start_wandb(config, make_run(tmp_path / "quiet"), [], notes.append)
     quiet.log(row(1))
     quiet.finish()
     assert not (tmp_path / "quiet").exists()

@@ -70,8 +70,6 @@ class State:
     """Fingerprint of the run."""
     progress: Progress = field(default_factory=Progress)
     window: Window = field(default_factory=Window)
-    wandb_step: int = -1
-    """Steps whose lines of metrics Weights & Biases surely has."""
     meaning: dict[str, Any] = field(default_factory=dict)
     """What decides the run's result, for the reader."""
     config: dict[str, Any] = field(default_factory=dict)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import secrets
-import shutil
-from typing import Any
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
@@ -25,7 +20,8 @@ def finish(worker: Worker) -> Done:
     best = _best_checkpoint(worker, progress)
     step = best.state.progress.step
     done = Done(**dataclasses.asdict(progress), epochs=run.schedule.epochs, run=run.fingerprint, model_step=step)
-    checkpoint.load_tensors(checkpoint.kept_tensors(worker.loop.learner.model), best.parameters, best.path)
+    model = worker.loop.learner.model
+    checkpoint.load_tensors(checkpoint.kept_tensors(model), best.parameters, best.path)
     provenance = {
         "run_name": storage.name(run.path),
         "run": run.fingerprint,
@@ -36,7 +32,7 @@ def finish(worker: Worker) -> Done:
         "corpus": {name: worker.tokens.totals.get(name) for name in ("articles", "sentences", "tokens")},
         "epochs": done.epochs,
     }
-    _publish(folder.model_dir, worker, provenance)
+    save_model(folder.model_dir, model, worker.tokens.vocabulary, worker.tokens.tokenizer, provenance)
     folder.write_done(done)
     return done
 
@@ -53,21 +49,3 @@ def _best_checkpoint(worker: Worker, progress: Progress) -> Checkpoint:
     if newest is None:
         raise InputError(f"{run.path} holds no whole checkpoint to make a model of; run the same command again")
     return newest
-
-
-def _publish(model_dir: str, worker: Worker, provenance: dict[str, Any]) -> None:
-    """Write the model folder; locally the one before stays whole until the new one takes its place."""
-    model, vocabulary, tokenizer = worker.loop.learner.model, worker.tokens.vocabulary, worker.tokens.tokenizer
-    if storage.is_remote(model_dir):
-        save_model(model_dir, model, vocabulary, tokenizer, provenance)
-        return
-    parent, name = os.path.split(model_dir)
-    for left in os.listdir(parent):
-        if left.startswith(f".{name}-"):
-            shutil.rmtree(os.path.join(parent, left))
-    new, old = (os.path.join(parent, f".{name}-{kind}-{secrets.token_hex(4)}") for kind in ("new", "old"))
-    save_model(new, model, vocabulary, tokenizer, provenance)
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(model_dir, old)
-    os.rename(new, model_dir)
-    shutil.rmtree(old, ignore_errors=True)

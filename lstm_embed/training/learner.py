@@ -163,23 +163,15 @@ class Learner:
         """Stop a run whose step was not finite; all workers call this for the same step.
 
         Raises:
-            NonFiniteLoss: naming step and micro-batch.
+            NonFiniteLoss: naming the step.
         """
         if all(map(math.isfinite, (*outcome.losses.values(), outcome.gradient_norm))):
             return
-        # The weights are still those of before the step, so its micro-batches can be looked at one by one.
-        bad = torch.zeros(step.num_micro_batches, device=self._session.device)
-        for number, one in zip(step.owned, step.work.micro_batches, strict=True):
-            with torch.no_grad():
-                losses = self._losses(collate(one.ids_BT, one.lengths_B, self.model.config.padded_length))
-            bad[number] = float(not bool(torch.isfinite(_stack(losses)).all()))
-        self._session.all_reduce(bad)
-        numbers = ", ".join(str(int(n)) for n in bad.nonzero().flatten())
-        what = f"the loss of micro-batch {numbers}" if numbers else "the gradient"
+        what = "gradient" if all(map(math.isfinite, outcome.losses.values())) else "loss"
         raise NonFiniteLoss(
-            f"step {step.step} (epoch {step.epoch}): {what} is not a finite number; no weight was changed by it. "
-            "The checkpoints before it are kept; try a lower --learning-rate, --clip, or --precision fp32 under another "
-            "--run-name with --init-from"
+            f"step {step.step} (epoch {step.epoch}): the {what} is not a finite number; no weight was changed by it. The "
+            "checkpoints before it are kept; try a lower --learning-rate, --clip, or --precision fp32 under another --run-name "
+            "with --init-from"
         )
 
     @torch.no_grad()

@@ -29,8 +29,8 @@ from lstm_embed.training.config import TrainingConfig
 
 RUN, DONE, METRICS, MODEL = "run.json", "done.json", "metrics.jsonl", "model"
 FORMAT = 3
-STEP = "train/step"
-"""Name of the metric that every line of `metrics.jsonl` has."""
+STEP, TIME = "train/step", "time"
+"""Names of two metrics of each line of `metrics.jsonl`; the others are in `tracking`."""
 
 Count = Annotated[int, Range(0)]
 Row = dict[str, int | float]

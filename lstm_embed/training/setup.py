@@ -17,6 +17,7 @@ from lstm_embed.ledger.sealed import MANIFEST
 from lstm_embed.model.folder import load_model
 from lstm_embed.model.recipes import Model, class_of
 from lstm_embed.model.sentence_model import SentenceModel
+from lstm_embed.stages.wandb_run import WandbRun
 from lstm_embed.training import checkpoint
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.checkpoint import State
@@ -28,7 +29,7 @@ from lstm_embed.training.neighbours import teach_neighbours
 from lstm_embed.training.run import RUN, Run
 from lstm_embed.training.session import Session
 from lstm_embed.training.tracking import Tracker
-from lstm_embed.training.wandb_log import WandbLog
+from lstm_embed.training.wandb_log import start_wandb
 from lstm_embed.words.folder import WordVectors
 
 _GPU_THREADS, _GPU_AHEAD = 4, 16
@@ -46,7 +47,7 @@ class Worker:
 
     loop: Loop
     tokens: TokenSet
-    wandb: WandbLog | None
+    wandb: WandbRun | None
 
 
 def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
@@ -64,7 +65,7 @@ def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
     tracker = wandb = None
     if session.rank == 0:
         tracker = Tracker(run.path, model.measures, end=run.end, step=progress.step, window=state.window)
-        wandb = WandbLog(config, run, rows=tracker.file.kept, sure_step=state.wandb_step, note=session.note)
+        wandb = start_wandb(config, run, tracker.file.kept, session.note)
         tracker.watch = wandb.log
     on_gpu = session.device.type == "cuda"
     loader: Loader[Share] = Loader(
@@ -86,7 +87,6 @@ def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
             run=run.fingerprint,
             progress=progress,
             window=tracker.window,
-            wandb_step=wandb.sure_step,
             meaning=run.meaning,
             config=config.to_dict(),
         )

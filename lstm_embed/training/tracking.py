@@ -20,15 +20,14 @@ from lstm_embed.base import storage
 from lstm_embed.training.checkpoint import Window
 from lstm_embed.training.learner import Outcome, Share
 from lstm_embed.training.loader import Step
-from lstm_embed.training.run import METRICS, STEP, Row, read_metrics
+from lstm_embed.training.run import METRICS, STEP, TIME, Row, read_metrics
 
-# The names of all metrics besides `STEP`.
+# The names of all metrics besides `STEP` and `TIME`.
 EPOCH = "train/epoch"
 RATE, NORM = "train/learning_rate", "train/gradient_norm"
 SENTENCES, TOKENS = "train/sentences_per_second", "train/tokens_per_second"
 PADDING, WAIT = "train/padding_efficiency", "train/data_wait_fraction"
 MEMORY, LEFT = "train/peak_memory_mib", "train/seconds_left"
-TIME = "time"
 
 
 class Tracker:

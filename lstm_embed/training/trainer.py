@@ -36,13 +36,6 @@ from lstm_embed.words.folder import VOCABULARY
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-_ENVIRONMENT = {
-    # Ray Train reads these in this process, when a run starts.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-}
 _POLL_SECONDS = 0.25
 
 
@@ -64,7 +57,7 @@ def finished_run(config: TrainingConfig) -> Summary | None:
     return _summary(folder, run, done, seconds=0.0, already_done=True)
 
 
-def needs(config: TrainingConfig) -> Needs:
+def _needs(config: TrainingConfig) -> Needs:
     """Return what a run needs of the nodes."""
     worker = {"CPU": float(config.cpus_per_worker), "GPU": float(config.gpu)}
     data = (config.tokens, config.vectors)
@@ -90,7 +83,7 @@ def train(config: TrainingConfig, report: Reporter = SILENT) -> Summary:
     """
     if summary := finished_run(config):
         return summary
-    with Observer(report, config.run_name) as observed, ray_session(needs(config), observed):
+    with Observer(report, config.run_name) as observed, ray_session(_needs(config), observed):
         return _train(config, observed)
 
 
@@ -201,8 +194,7 @@ def _fit(config: TrainingConfig, run: Run, owner: Owner, reached: int, report: R
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # read by Ray Train when a run starts
     # Here, and not on a node that may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     environment = {name: value for name, value in os.environ.items() if _is_for_wandb(name)}

@@ -26,10 +26,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from node_loss import two_nodes
-from processes import descendants, end, kill, log_of, start_training, train_workers, wait_for
+from processes import ROOT, descendants, end, kill, log_of, start_training, train_workers, wait_for
 from test_tracking import wandb_history, wandb_records
 from torch import Tensor
-from training_help import make_config, make_run, write_data
+from training_help import final_weights, make_config, make_run, run_workers, write_data
 
 from lstm_embed.base import storage
 from lstm_embed.training import checkpoint
@@ -247,6 +247,32 @@ def test_a_lost_node_changes_nothing(
             faults.setdefault("kill_raylet", []).append(recovery.wait(nodes.process))
         nodes.wait(900)
     check(config, expected("2"))
+
+
+def test_a_full_disk_ends_a_run_at_once_and_with_room_it_goes_on(data: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    probe = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(disk)]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no mounts")
+    config = make(data, disk, "2", epochs=3, wandb_project="")
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    job = f"{sys.executable} {ROOT}/jobs/train.py --config {tmp_path}/config.json"
+    script = (
+        f"mount -t tmpfs -o size=100k none {disk}; {job} 2>{tmp_path}/full.log; echo $?;"
+        f"mount -o remount,size=50m {disk}; {job} 2>{tmp_path}/room.log; echo $?; cp -r {disk}/small {tmp_path}"
+    )
+    found = subprocess.run(["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True, check=True)
+    log = (tmp_path / "full.log").read_text()
+    assert found.stdout.splitlines()[0] == "1", log
+    assert "the disk is full" in log.splitlines()[-1]
+    assert "again at step" not in log
+    assert "0" in found.stdout.splitlines()[1:], (tmp_path / "room.log").read_text()
+    reference = make(data, tmp_path / "reference", "2", epochs=3, checkpoint_every="1000")
+    run = make_run(reference)
+    expected = final_weights(run_workers(reference, run, 2)[0])
+    weights = checkpoint.load(str(tmp_path / "small" / checkpoint.name_of(run.end))).parameters
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def test_a_run_shrinks_with_a_lost_node_and_grows_with_a_new_one(
