@@ -120,14 +120,23 @@ def test_other_numbers_of_workers_train_on_the_same_micro_batches_and_end_nearly
         assert other == pytest.approx(one, rel=1e-4)
 
 
-def test_training_learns_and_the_metrics_tell(whole: dict[int, Any]) -> None:
+def test_few_sentences_are_learned_by_heart(tmp_path: Path) -> None:
+    write_data(tmp_path, num_articles=6, num_parts=1, holdout_every=1000)
+    config = make_config(tmp_path, tmp_path / "runs", epochs=20, micro_batches_per_step=1, checkpoint_every="1000")
+    run = make_run(config)
+    run_workers(config, run)
+    rows = read_metrics(run)
+    assert rows[-1]["train/loss"] < 0.5 * rows[0]["train/loss"]
+    assert rows[0]["train/accuracy"] < 0.7 < rows[-1]["train/accuracy"]
+
+
+def test_the_metrics_tell_what_a_run_does(whole: dict[int, Any]) -> None:
     _, rows = whole[1]
     assert [row["train/step"] for row in rows] == sorted({row["train/step"] for row in rows})
     validations = [row for row in rows if "val/loss" in row]
     assert len(validations) >= 3
-    assert validations[-1]["val/loss"] < 0.99 * validations[0]["val/loss"]
     for name in ("val/accuracy", "val/words_in_place"):
-        assert 0 < validations[0][name] < validations[-1][name] < 1
+        assert all(0 < row[name] < 1 for row in validations)
     for name in ("learning_rate", "gradient_norm", "sentences_per_second", "tokens_per_second", "peak_memory_mib"):
         assert all(row[f"train/{name}"] > 0 for row in rows)
     assert all(0.9 <= row["train/padding_efficiency"] <= 1 for row in rows)
