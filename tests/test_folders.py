@@ -12,7 +12,7 @@ from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.embedding.search import search
 from lstm_embed.embedding.vectors import Embeddings, encode_queries
 from lstm_embed.training import checkpoint
-from lstm_embed.training.run import RunFolder
+from lstm_embed.training.run import STEP, RunFolder, read_metrics
 from lstm_embed.words import WordVectors
 
 from conftest import ROOT, run_job
@@ -50,11 +50,14 @@ def test_a_model_gives_the_vectors_that_were_stored_and_reads_them_back(folder: 
 
 
 def test_a_run_and_its_checkpoint_are_read(folder: Path) -> None:
-    run = RunFolder(str(folder / "runs/small")).read()
+    kept = RunFolder(str(folder / "runs/small"))
+    run, done = kept.read(), kept.done()
     assert run is not None
-    newest = checkpoint.newest(run.path, print)
+    assert done is not None
+    newest = checkpoint.newest(run.path, print, run)
     assert newest is not None
-    assert checkpoint.verify(newest)["step"] == run.end == 2
+    assert newest.state.progress.step == done.step == run.end == 2
+    assert [row[STEP] for row in read_metrics(run.path)] == [2]
 
 
 @pytest.mark.parametrize(
