@@ -129,11 +129,28 @@ def test_nothing_is_printed_unless_asked_for(capfd: pytest.CaptureFixture[str]) 
     assert "5 of 5 sentences" in capfd.readouterr().err
 
 
-def test_what_is_no_text_is_refused_with_its_place() -> None:
-    with pytest.raises(InputError, match="sentence 1 is None"):
-        make_encoder().encode(["waa", None])  # type: ignore[list-item]
-    with pytest.raises(InputError, match="float64"):
-        make_encoder().encode(["waa"], dtype="float64")
+def test_one_text_has_one_vector_and_a_column_of_texts_a_matrix() -> None:
+    encoder = make_encoder()
+    texts = ["waa wab", "", "wba\0wac", "w\ud83daa", "лес"]  # with a NUL and a lone surrogate
+    expected = np.stack([encoder.encode(text) for text in texts])
+    assert np.array_equal(encoder.encode(text for text in texts), expected)
+    assert expected.any(axis=1).tolist() == [True, False, True, True, True]
+    assert len(encoder.decode(expected)) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sentences": ["waa", None]}, r"sentences\[1\] is of type NoneType"),
+        ({"sentences": {"text": ["waa"]}}, "sentences is of type dict"),
+        ({"sentences": ["waa"], "dtype": "float64"}, "float64"),
+        ({"sentences": ["waa"], "batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"sentences": ["waa"], "batch_size": -1}, "batch_size is -1"),
+    ],
+)
+def test_what_is_no_text_or_no_option_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_encoder().encode(**arguments)
 
 
 def test_ids_and_text_give_the_same_vectors() -> None:
@@ -159,6 +176,10 @@ def test_similarity_is_the_cosine_and_zero_with_a_zero_vector() -> None:
     similarity = encoder.similarity(vectors, vectors)
     assert similarity.shape == (3, 3)
     np.testing.assert_allclose(np.diag(similarity), [1.0, 1.0, 0.0], atol=1e-6)
+    with pytest.raises(InputError, match="the vectors have 3 and 2 numbers"):
+        encoder.similarity(vectors[:, :3], vectors[:, :2])
+    many = np.random.default_rng(0).normal(size=(300, 37))
+    assert encoder.similarity(many, many).max() == 1.0
     a, b = vectors[0], vectors[1]
     assert encoder.similarity(a, b)[0, 0] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-6)
 

@@ -66,17 +66,11 @@ class EmbedBatch:
                 f"the columns are {', '.join(names)}; expected a text column {self._text_column!r} and no "
                 f"{self._output_column!r} (text_column, output_column)"
             )
-        texts = self._texts(batch[self._text_column])
+        column = batch[self._text_column]
+        values = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column.tolist()
+        texts = ["" if value is None else value for value in values]
         vectors = self._encoder.encode(texts, normalize_embeddings=self._normalize, dtype=self._dtype)
         if isinstance(batch, dict):
             return {**batch, self._output_column: vectors}
         lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
         return batch.append_column(self._output_column, lists)
-
-    def _texts(self, column: Any) -> list[str]:
-        if not isinstance(column, pa.ChunkedArray):
-            return ["" if text is None else text for text in column.tolist()]
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
-            raise InputError(f"the column {self._text_column!r} is of type {kind}; expected texts (text_column)")
-        return ["" if text is None else text for text in column.to_pylist()]

@@ -245,7 +245,7 @@ def assign(rows: Matrix, centres: Matrix) -> tuple[npt.NDArray[np.int32], npt.ND
     """Return for each unit vector the group with the nearest centre and its cosine; `NO_GROUP` and 0 for a zero vector."""
     scores = rows @ centres.T
     cluster = scores.argmax(axis=1).astype(np.int32)
-    cosine = scores[np.arange(len(rows)), cluster].astype(np.float32)
+    cosine = scores[np.arange(len(rows)), cluster].clip(-1.0, 1.0).astype(np.float32)
     known = rows.any(axis=1)
     return np.where(known, cluster, np.int32(NO_GROUP)), np.where(known, cosine, np.float32(0))
 

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -28,6 +28,7 @@ from lstm_embed.model.batch import FIRST_WORD, Sentences, lay_out
 from lstm_embed.model.config import AnyConfig, Embedding
 from lstm_embed.model.decoding import Decoded, VectorDecoder
 from lstm_embed.model.folder import load_model, save_model
+from lstm_embed.model.inputs import Matrix, as_texts, as_vectors
 from lstm_embed.model.original import OriginalModel
 from lstm_embed.model.precision import PRECISIONS, resolve_precision
 from lstm_embed.model.recipes import Model
@@ -35,7 +36,6 @@ from lstm_embed.model.sentence_model import SentenceModel, WordTable
 
 __all__ = ["Decoded", "SentenceEncoder", "resolve_precision"]
 
-Matrix = npt.NDArray[np.floating[Any]]
 Progress = Callable[[int, int], None]
 """Is called with the number of sentences done and their total."""
 
@@ -44,8 +44,9 @@ _TABLE_BYTES = 128 << 20
 _LIBRARY_ROWS = 128
 """Sentences computed together where `nn.LSTM` does it on a CPU: oneDNN's is fastest while they stay in the cache."""
 _VECTORS_AT_ONCE = 64
-_LEAST_ROWS = 8
-"""Rows of every matrix product: with fewer than four, Intel's MKL takes other kernels, which round differently."""
+_EIGHT = 8
+"""Rows come in eights. Fewer than four are multiplied by another kernel of Intel's MKL, and what fills no whole registers has
+another exponential function in torch: both round differently, and a vector would depend on who is beside it."""
 
 
 class SentenceEncoder:
@@ -135,14 +136,15 @@ class SentenceEncoder:
         """Tokens of a sentence that are read; the rest is cut off."""
         return self.config.max_tokens
 
-    def tokenize(self, sentences: str | Sequence[str]) -> pa.ListArray:
+    def tokenize(self, sentences: str | Iterable[str]) -> pa.ListArray:
         """Return the token ids of each sentence as `encode_ids` takes them, not cut off."""
-        return self.vocabulary.id_lists(tokenize(_as_list(sentences), self.tokenizer["profile"]))
+        texts = [sentences] if isinstance(sentences, str) else as_texts(sentences)
+        return self.vocabulary.id_lists(tokenize(texts, self.tokenizer["profile"]))
 
     @overload
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Iterable[str],
         batch_size: int = ...,
         normalize_embeddings: bool = ...,
         show_progress_bar: bool | Progress | None = ...,
@@ -153,7 +155,7 @@ class SentenceEncoder:
     @overload
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Iterable[str],
         batch_size: int = ...,
         normalize_embeddings: bool = ...,
         show_progress_bar: bool | Progress | None = ...,
@@ -164,8 +166,8 @@ class SentenceEncoder:
 
     def encode(
         self,
-        sentences: str | Sequence[str],
-        batch_size: int = 0,
+        sentences: str | Iterable[str],
+        batch_size: int | None = None,
         normalize_embeddings: bool = False,
         show_progress_bar: bool | Progress | None = None,
         dtype: str = "float32",
@@ -174,8 +176,8 @@ class SentenceEncoder:
         """Return the vector of each sentence; the zero vector where there is no word.
 
         Args:
-            sentences: n texts, or one.
-            batch_size: Most sentences computed together, 0 for what is fast; changes speed and nothing else.
+            sentences: n texts, as a list, an iterator, an array or a column of a table; or one text.
+            batch_size: Most sentences computed together, None for what is fast; changes speed and nothing else.
             normalize_embeddings: Scale vectors to length 1.
             show_progress_bar: True for a line on standard error, or a function that is told what is done.
             dtype: "float32" or "float16".
@@ -185,9 +187,9 @@ class SentenceEncoder:
             Shape (n, E), or (E,) for one text that is not in a list.
 
         Raises:
-            InputError: if something is not a text.
+            InputError: if something is no text, or an option is none of these.
         """
-        texts = _as_list(sentences)
+        texts = [sentences] if isinstance(sentences, str) else as_texts(sentences)
         progress = _progress(show_progress_bar, len(texts))
         vectors = np.zeros((len(texts), self.embedding_dimension), dtype)
         for start in range(0, len(texts), _SENTENCES_AT_ONCE):
@@ -204,7 +206,7 @@ class SentenceEncoder:
         self,
         ids: pa.ListArray | pa.ChunkedArray | Sequence[npt.ArrayLike],
         *,
-        batch_size: int = 0,
+        batch_size: int | None = None,
         batch_tokens: int = 16_384,
         normalize_embeddings: bool = False,
         dtype: str = "float32",
@@ -214,15 +216,17 @@ class SentenceEncoder:
 
         Args:
             ids: n lists of ids of `vocabulary`.
-            batch_size: Most sentences computed together; 0 for what is fast.
+            batch_size: Most sentences computed together; None for what is fast.
             batch_tokens: Most positions computed together.
             normalize_embeddings: Scale vectors to length 1.
             dtype: "float32" or "float16".
             embedding: What the vectors consist of; empty for the encoder's own.
 
         Raises:
-            InputError: if there are ids the vocabulary does not have, or an unknown `dtype`.
+            InputError: if there are ids the vocabulary does not have, or an option is none of these.
         """
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; expected at least 1, or None for what is fast")
         if dtype not in ("float32", "float16"):
             raise InputError(f"dtype is {dtype!r}; expected float32 or float16")
         embedding = embedding or self.embedding
@@ -230,7 +234,7 @@ class SentenceEncoder:
         lengths = np.minimum(lengths, self.max_tokens)
         order = np.argsort(-lengths, kind="stable")
         device, padded = self.model.device, self.config.padded_length
-        if not batch_size and device.type == "cpu" and self.precision != "fp32":
+        if batch_size is None and device.type == "cpu" and self.precision != "fp32":
             batch_size = _LIBRARY_ROWS
         size = self.model.embedding_dimension(embedding)
         vectors = torch.zeros(len(lengths), size, dtype=getattr(torch, dtype), device=device)
@@ -267,14 +271,24 @@ class SentenceEncoder:
         row_of_word[0] = 1
         words = np.flatnonzero(row_of_word)
         row_of_word[words] = np.arange(len(words))
-        words = np.pad(words, (0, max(0, _LEAST_ROWS - len(words))))
+        words = np.pad(words, (0, -len(words) % _EIGHT))
         table = self._fast.look_up(torch.from_numpy(words).to(self.model.device), embedding, project=True)
         return table, row_of_word[ids]
 
     def similarity(self, a: npt.ArrayLike | Tensor, b: npt.ArrayLike | Tensor) -> Matrix:
-        """Return the cosine of each vector of `a` with each of `b`, shape (n, m), float32; 0 with a zero vector."""
-        left, right = (F.normalize(torch.as_tensor(np.atleast_2d(np.asarray(v, np.float32))), dim=1) for v in (a, b))
-        return (left @ right.T).numpy()
+        """Return the cosine of each vector of `a` with each of `b`, shape (n, m), float32; 0 with a zero vector.
+
+        Raises:
+            InputError: if these are no vectors of one dimension.
+        """
+        left, right = as_vectors(a, "a"), as_vectors(b, "b")
+        if left.shape[1] != right.shape[1]:
+            raise InputError(
+                f"the vectors have {left.shape[1]} and {right.shape[1]} numbers; expected vectors of one embedding"
+            )
+        left_nE, right_mE = (F.normalize(torch.from_numpy(np.asarray(v, np.float32)), dim=1) for v in (left, right))
+        # Rounding makes cosines of up to 1.0000005.
+        return (left_nE @ right_mE.T).clamp(-1.0, 1.0).numpy()
 
     def decode(
         self, vectors: npt.ArrayLike | Tensor, *, show_progress_bar: bool | Progress | None = None
@@ -294,18 +308,14 @@ class SentenceEncoder:
             show_progress_bar: True for a line on standard error, or a function that is told what is done.
 
         Raises:
-            InputError: if the vectors have another dimension, are not finite, or are the order alone.
+            InputError: if they are no finite vectors of this dimension, or are the order alone.
         """
-        if isinstance(vectors, Tensor):
-            vectors = vectors.detach().cpu().numpy()
-        matrix = np.atleast_2d(np.asarray(vectors))
-        if matrix.ndim != 2 or matrix.shape[1] != self.embedding_dimension:
+        matrix = as_vectors(vectors)
+        if matrix.shape[1] != self.embedding_dimension:
             raise InputError(
-                f"the vectors have the shape {matrix.shape}; the embedding {self.embedding} of this model has "
+                f"the vectors have {matrix.shape[1]} numbers; the embedding {self.embedding} of this model has "
                 f"{self.embedding_dimension} numbers; load the model with the embedding they were made with"
             )
-        if not np.isfinite(matrix).all():
-            raise InputError("some vectors hold numbers that are not finite; expected vectors that this model made")
         progress = _progress(show_progress_bar, len(matrix))
         if isinstance(self.model, OriginalModel):
             codes = torch.from_numpy(matrix.astype(np.float32)).to(self.model.device)
@@ -320,9 +330,9 @@ class SentenceEncoder:
             self._decoder = VectorDecoder(self.model, self.vocabulary, self.embedding, self._encode_again)
         return self._decoder.decode(matrix, progress)
 
-    def reconstruct(self, sentences: str | Sequence[str]) -> list[Decoded]:
+    def reconstruct(self, sentences: str | Iterable[str]) -> list[Decoded]:
         """Return what the vector of each sentence gives back; see `decode`."""
-        return self.decode(self.encode(_as_list(sentences)))
+        return self.decode(self.encode(sentences))
 
     def _decoded(self, ids: Sequence[int]) -> Decoded:
         words = tuple(self.vocabulary.words(ids))
@@ -343,14 +353,6 @@ def _in_precision(model: Model, dtype: torch.dtype) -> Model:
     encoder.forward_lstm.to(dtype)
     encoder.backward_lstm.to(dtype)
     return fast
-
-
-def _as_list(sentences: str | Sequence[str]) -> list[str]:
-    texts = [sentences] if isinstance(sentences, str) else list(sentences)
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"sentence {number} is {text!r} of type {type(text).__name__}; expected text")
-    return texts
 
 
 def _progress(wanted: bool | Progress | None, total: int) -> Progress:
@@ -389,17 +391,17 @@ def _flatten(
 
 
 def _lay_out(position_RT: npt.NDArray[np.int64], lengths_R: npt.NDArray[np.int64], padded_length: int) -> Sentences:
-    """Lay out sentences, with empty ones after them if they are few, so that no vector depends on who is beside it."""
-    missing = max(0, _LEAST_ROWS - len(lengths_R))
+    """Lay out sentences, with empty ones after them, so that no vector depends on who is beside it."""
+    missing = -len(lengths_R) % _EIGHT
     laid_out = lay_out(np.pad(position_RT, ((0, missing), (0, 0))), np.pad(lengths_R, (0, missing)), padded_length)
-    return dataclasses.replace(laid_out, running=tuple(max(rows, _LEAST_ROWS) for rows in laid_out.running))
+    return dataclasses.replace(laid_out, running=tuple(rows + -rows % _EIGHT for rows in laid_out.running))
 
 
-def _batches(lengths: npt.NDArray[np.int64], batch_size: int, batch_tokens: int) -> Iterator[slice]:
+def _batches(lengths: npt.NDArray[np.int64], batch_size: int | None, batch_tokens: int) -> Iterator[slice]:
     """Cut sentences of falling length into batches of bounded numbers of sentences and positions."""
     start = 0
     while start < len(lengths):
         count = max(1, batch_tokens // max(1, int(lengths[start])))
-        end = min(len(lengths), start + (min(count, batch_size) if batch_size else count))
+        end = min(len(lengths), start + min(count, batch_size or count))
         yield slice(start, end)
         start = end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import PAD, Vocabulary
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import load_model
+from lstm_embed.model.inputs import as_texts
 from lstm_embed.model.recipes import Model
 from lstm_embed.model.sentence_model import SentenceModel
 
@@ -76,15 +76,13 @@ class SentenceModule(nn.Module):
         """Dimension E of a vector."""
         return self.model.embedding_dimension()
 
-    def ids(self, sentences: Sequence[str]) -> Tensor:
+    def ids(self, sentences: Iterable[str]) -> Tensor:
         """Return the token ids of sentences, padded with 0 and cut off at the model's `max_tokens`, shape (B, T), T > 0.
 
         Raises:
-            InputError: if they are one text, and not a list of texts.
+            InputError: if they are not several texts.
         """
-        if isinstance(sentences, str):
-            raise InputError(f"sentences is the text {sentences[:40]!r}; expected a list of texts")
-        lists = self.vocabulary.id_lists(tokenize(list(sentences), self.tokenizer["profile"]))
+        lists = self.vocabulary.id_lists(tokenize(as_texts(sentences), self.tokenizer["profile"]))
         lengths = np.minimum(np.asarray(lists.value_lengths(), np.int64), self.model.config.max_tokens)
         ids_BT = np.full((len(lengths), max(1, int(lengths.max(initial=0)))), PAD, np.int64)
         for row, (one, length) in enumerate(zip(lists, lengths, strict=True)):

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from lstm_embed.base import storage
@@ -15,8 +14,7 @@ from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger.sealed import read_manifest
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import KIND
-
-Matrix = npt.NDArray[np.floating[Any]]
+from lstm_embed.model.inputs import Matrix, as_texts
 
 
 class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -57,7 +55,7 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def fit(self, X: Iterable[str], y: Any = None) -> SentenceVectorizer:
         """Read the model and check that the input is texts; `y` is ignored."""
-        as_texts(X)
+        _texts(X)
         self.fingerprint_ = self._encoder().fingerprint
         return self
 
@@ -71,7 +69,7 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             InputError: if something is not a text.
             FingerprintMismatch: if the model is not the one that was fitted with.
         """
-        texts = as_texts(X)
+        texts = _texts(X)
         encoder = self._encoder()
         fitted = getattr(self, "fingerprint_", encoder.fingerprint)
         if fitted != encoder.fingerprint:
@@ -113,17 +111,6 @@ def _load(path: str, fingerprint: str, device: str, precision: str, embedding: s
     return SentenceEncoder.load(path, device=device, precision=precision, embedding=embedding)
 
 
-def as_texts(X: Any) -> list[str]:
-    """Return texts as a list.
-
-    Raises:
-        InputError: if they are one text, or have several columns.
-    """
-    if isinstance(X, str):
-        raise InputError(f"X is the text {X[:40]!r}; expected a list of texts")
-    shape = getattr(X, "shape", None)
-    if shape is not None and len(shape) != 1:
-        if len(shape) != 2 or shape[1] != 1:
-            raise InputError(f"X has the shape {tuple(shape)}; expected texts: one column")
-        X = np.asarray(X).ravel()
-    return list(X)
+def _texts(X: Any) -> list[str]:
+    is_narrow = tuple(getattr(X, "shape", ())[1:]) == (1,)
+    return as_texts(np.asarray(X).ravel() if is_narrow else X, "X")

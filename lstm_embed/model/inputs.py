@@ -1,0 +1,73 @@
+"""What people pass to an encoder: texts and vectors, as lists or as columns of any library, checked before any work.
+
+Messages name types, places and shapes. They never print what was passed, which may be large, or somebody's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from lstm_embed.base.errors import InputError
+
+Matrix = npt.NDArray[np.floating[Any]]
+
+
+def as_texts(given: Any, name: str = "sentences") -> list[str]:
+    """Return texts as a list.
+
+    Args:
+        given: A list, a tuple, an iterator, an array or a column of a table.
+        name: What errors call it.
+
+    Raises:
+        InputError: if it is one text, a table or no texts at all, or if one of them is missing or no text.
+    """
+    shape = getattr(given, "shape", None)
+    is_column = isinstance(given, Iterable) and (shape is None or len(shape) == 1)
+    if isinstance(given, (str, bytes, bytearray, Mapping, Set)) or not is_column:
+        raise InputError(
+            f"{name} is of type {type(given).__name__}; expected texts: a list of them, or one column of a table, as in "
+            "table['text']"
+        )
+    texts = given.to_pylist() if isinstance(given, (pa.Array, pa.ChunkedArray)) else list(given)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(
+                f"{name}[{number}] is of type {type(text).__name__}; expected a text, an empty one where there is none"
+            )
+    return texts
+
+
+def as_vectors(given: Any, name: str = "vectors") -> Matrix:
+    """Return vectors as a matrix, one a row, of the type they have.
+
+    Args:
+        given: A matrix, one vector, or a list or column of vectors.
+        name: What errors call it.
+
+    Raises:
+        InputError: if they are of several dimensions, or no finite real numbers.
+    """
+    if isinstance(given, Tensor):
+        given = given.detach().cpu()
+        given = given.float() if given.dtype == torch.bfloat16 else given
+    try:
+        matrix = np.asarray(given)
+        if matrix.dtype == object:  # a column, each of its cells a vector
+            matrix = np.array(matrix.tolist())
+    except ValueError:
+        raise InputError(f"{name} have several dimensions; expected one vector as long as the other") from None
+    if matrix.dtype.kind not in "fiu" or matrix.ndim not in (1, 2):
+        raise InputError(
+            f"{name} are of shape {matrix.shape} and type {matrix.dtype}; expected a matrix of numbers, one vector a row"
+        )
+    if not np.isfinite(matrix).all():
+        raise InputError(f"{name} hold numbers that are not finite; expected vectors that a model made")
+    return np.atleast_2d(matrix)
