@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_embed.model.pursuit import Bag, WordPursuit
+from lstm_embed.model.dictionary import Dictionary
+from lstm_embed.model.leanings import find_leanings
+from lstm_embed.model.pursuit import Bag, find_words
 
 WORDS = 400
 COUNTS = np.concatenate([[0], 20_000 / np.arange(1, WORDS)]).astype(np.int64)
@@ -17,7 +19,7 @@ WITHOUT_VECTOR = 17
 
 
 @cache
-def dictionary() -> tuple[np.ndarray, np.ndarray]:
+def parts() -> tuple[np.ndarray, np.ndarray]:
     """Return words and spelling: frequent words short in both, 6 and 7 almost the same, rows without a word zero."""
     rng = np.random.default_rng(0)
     words, spelling = rng.normal(size=(WORDS, 60)), rng.normal(size=(WORDS, 50))
@@ -31,16 +33,16 @@ def dictionary() -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def pursuit() -> WordPursuit:
-    return WordPursuit(*dictionary(), COUNTS, block=64)
+def dictionary() -> Dictionary:
+    return Dictionary(*parts(), COUNTS, block=64)
 
 
 def find(words: np.ndarray, spelling: np.ndarray) -> list[Bag]:
-    return pursuit().find(words, spelling, most_words=64)
+    return find_words(dictionary(), words, spelling, most_words=64)
 
 
 def sums(sentences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    words, spelling = dictionary()
+    words, spelling = parts()
     return (
         np.array([words[list(ids)].sum(0) for ids in sentences], np.float32).reshape(-1, 60),
         np.array([spelling[list(ids)].sum(0) for ids in sentences], np.float32).reshape(-1, 50),
@@ -64,8 +66,8 @@ WORD = st.integers(1, WORDS - 1).filter(lambda word: word != WITHOUT_VECTOR)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(WORD, min_size=1, max_size=12), st.booleans())
 def test_words_and_counts_come_back_from_rounded_sums(ids: list[int], half: bool) -> None:
-    parts = sums([ids])
-    (bag,) = find(*(map(rounded, parts) if half else parts))
+    given = sums([ids])
+    (bag,) = find(*(map(rounded, given) if half else given))
     assert as_counts(bag) == Counter(ids)
     assert bag.agrees
     assert bag.residual < (0.001 if half else 0.0001)
@@ -99,9 +101,9 @@ def test_an_answer_depends_neither_on_the_batch_nor_on_the_run() -> None:
 def test_a_zero_row_has_no_word_and_no_rows_have_no_answer() -> None:
     zeros = np.zeros((2, 60), np.float32), np.zeros((2, 50), np.float32)
     assert all(len(bag.ids) == 0 and not bag.agrees for bag in find(*zeros))
-    assert [len(ids) for ids in pursuit().leanings(*zeros)] == [0, 0]
+    assert [len(ids) for ids in find_leanings(dictionary(), *zeros)] == [0, 0]
     assert find(zeros[0][:0], zeros[1][:0]) == []
-    assert pursuit().leanings(zeros[0][:0], zeros[1][:0]) == []
+    assert find_leanings(dictionary(), zeros[0][:0], zeros[1][:0]) == []
 
 
 @pytest.mark.parametrize("length", [1e-6, 1.0, 30.0, 1e20])
@@ -124,15 +126,23 @@ def test_a_disturbed_sum_is_not_taken_for_a_sentence() -> None:
 def test_a_vector_without_length_leans_to_its_words() -> None:
     sentences = [[100, 120, 140], [200, 220]]
     words, spelling = sums(sentences)
-    found = pursuit().leanings(7.0 * words, 0.01 * spelling)
+    found = find_leanings(dictionary(), 7.0 * words, 0.01 * spelling)
     assert [sorted(ids.tolist()) for ids in found] == sentences
-    mean = pursuit().leanings(words.mean(0, keepdims=True), spelling.mean(0, keepdims=True))[0]
+    mean = find_leanings(dictionary(), words.mean(0, keepdims=True), spelling.mean(0, keepdims=True))[0]
     assert set(mean.tolist()) == {100, 120, 140, 200, 220}
 
 
-def test_as_many_words_are_named_as_were_asked_for_at_most() -> None:
+def test_noise_leans_to_a_few_words() -> None:
     rng = np.random.default_rng(4)
     noise = rng.normal(size=(3, 60)).astype(np.float32), rng.normal(size=(3, 50)).astype(np.float32)
-    for most in (1, 5, 16):
-        found = pursuit().leanings(*noise, most_words=most)
-        assert all(1 <= len(ids) <= most and len(set(ids.tolist())) == len(ids) for ids in found)
+    found = find_leanings(dictionary(), *noise)
+    assert all(1 <= len(ids) <= 16 and len(set(ids.tolist())) == len(ids) for ids in found)
+
+
+@pytest.mark.parametrize("first", [0, 30])
+@pytest.mark.parametrize("most", [1, 20, 64, 100, 1000])
+def test_the_likeliest_words_are_those_of_the_best_scores(most: int, first: int) -> None:
+    scores = np.random.default_rng(5).integers(0, 200, (7, len(dictionary().table_VE))).astype(np.float32)
+    found = dictionary().likeliest(lambda block: scores[:, block], 7, most, first=first)
+    wanted = first + np.argsort(-scores[:, first:], axis=1, kind="stable")[:, :most]
+    assert np.array_equal(found, wanted)

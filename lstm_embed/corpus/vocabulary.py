@@ -35,6 +35,9 @@ FIRST_LEARNED = len(SPECIAL_PIECES)
 _MADE_KEY = b"lstm_embed.vocabulary"
 _MOST_UNITS = 2_000_000
 """Words that pieces are learned from, each as often as it is counted; counts of larger corpora are scaled down to that."""
+_COLUMNS = {"piece": pa.string(), "count": pa.int64(), "score": pa.float32()}
+_MOST_PIECES, _MOST_BYTES = 20_000_000, 1 << 30
+"""Of a vocabulary's file; imported word vectors have some millions of whole words at most."""
 
 
 class Vocabulary:
@@ -169,19 +172,20 @@ class Vocabulary:
             FileNotFoundError: if there is no such file.
             InputError: if it is not a vocabulary, or one of an earlier version.
         """
-        with storage.open_input(storage.resolve(path)) as file:
+        with storage.open_input(storage.resolve(path)) as source:
             try:
-                table = pq.read_table(file)
-                if table.column_names == ["word", "count"]:
-                    raise InputError(
-                        "it is a vocabulary of whole words, as lstm_embed 0.2 makes them; use it with that version, or prepare "
-                        "the corpus anew with this version"
-                    )
-                pieces = table["piece"].combine_chunks().cast(pa.string())
+                _check_columns(pq.ParquetFile(source))
+                # As a dictionary a piece that is repeated a million times is not unfolded before it is refused.
+                table = pq.read_table(source, read_dictionary=["piece"])
+                pieces = table["piece"].combine_chunks()
+                if len(pieces.unique()) < len(pieces):
+                    raise InputError("a vocabulary has no repeated pieces")
+                pieces = pieces.cast(pa.string())
+                pieces.validate(full=True)
                 return cls(pieces, table["count"].to_numpy(), table["score"].to_numpy())
             except InputError as error:
                 raise InputError(f"{path} cannot be used: {error}") from None
-            except (KeyError, ValueError, pa.ArrowException) as error:
+            except (ValueError, OSError, pa.ArrowException) as error:
                 raise InputError(
                     f"{path} is not a vocabulary ({error}); expected a parquet file with the columns piece, count and score"
                 ) from None
@@ -214,6 +218,27 @@ class Vocabulary:
         order = sorted(range(len(SPECIAL_PIECES), len(pieces)), key=lambda at: (-occurrences[at], pieces[at]))
         order = [*range(len(SPECIAL_PIECES)), *order]
         return cls([pieces[at] for at in order], occurrences[order], scores[order])
+
+
+def _check_columns(file: pq.ParquetFile) -> None:
+    """Refuse a file of other columns, or of a size that no vocabulary has, before it is read."""
+    columns = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+    if list(columns) == ["word", "count"]:
+        raise InputError(
+            "it is a vocabulary of whole words, as lstm_embed 0.2 makes them; use it with that version, or prepare the corpus "
+            "anew with this version"
+        )
+    if columns != _COLUMNS:
+        found = ", ".join(f"{name}: {kind}" for name, kind in columns.items())
+        raise InputError(
+            f"its columns are {found}; expected those of a vocabulary: piece: string, count: int64, score: float"
+        )
+    num_bytes = sum(file.metadata.row_group(n).total_byte_size for n in range(file.metadata.num_row_groups))
+    if file.metadata.num_rows > _MOST_PIECES or num_bytes > _MOST_BYTES:
+        raise InputError(
+            f"it has {file.metadata.num_rows:,} pieces of {num_bytes:,} bytes; expected at most {_MOST_PIECES:,} of "
+            f"{_MOST_BYTES:,}"
+        )
 
 
 def take_lists(

@@ -87,10 +87,11 @@ def _open(config: DecodeConfig) -> tuple[Embeddings, str]:
         FileNotFoundError: if one of them is not there.
         InputError: if the model is another one, or these vectors say nothing of words.
     """
+    from lstm_embed.model.folder import describe_model
+
     embeddings = Embeddings(config.embeddings)
     model = embeddings.model_path(config.model)
-    recipe = storage.read_json(storage.join(model, "config.json"))["model"]["recipe"]
-    if embeddings.embedding == "order" and recipe != "original":
+    if embeddings.embedding == "order" and describe_model(model)["model"]["recipe"] != "original":
         raise InputError(
             f"{embeddings.path} holds the embedding order, which says in which order words stand but not which; embed with "
             "--embedding joined or exact to decode"

@@ -64,13 +64,13 @@ class EmbedStage(UnitStage[EmbedConfig]):
 
     def open(self) -> None:
         """Look at the model, the input, and what the output folder was made with."""
-        from lstm_embed.model.folder import open_model
+        from lstm_embed.model.folder import describe_model, open_model
 
         self.model = storage.resolve(self.config.model)
         manifest = open_model(self.model)
         self.model_fingerprint: str = manifest["fingerprint"]
         self.vocabulary_fingerprint: str = manifest["content"]["vocabulary"]
-        self.model_config: dict[str, Any] = storage.read_json(storage.join(self.model, "config.json"))
+        self.model_config: Any = describe_model(self.model)
         self.embedding = self._embedding()
         self.tokens = self._token_set()
         self.size_unit = ("rows", 1.0) if self.tokens else ("MB", 1e6)

@@ -91,9 +91,23 @@ def running_rows(lengths_R: IntArray, num_steps: int) -> tuple[int, ...]:
 
 
 def distinct_words(ids: IntArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the distinct ids, 0 first in any case, and for each of `ids` its place among them."""
-    words, position = np.unique(np.concatenate([np.zeros(1, np.int64), ids.ravel()]), return_inverse=True)
-    return words, position.ravel()[1:].reshape(ids.shape)
+    """Return the distinct ids, 0 first in any case, and for each of `ids`, none negative, its place among them."""
+    assert ids.min(initial=0) >= 0
+    place_of_id = np.zeros(int(ids.max(initial=0)) + 1, np.int64)
+    place_of_id[0] = 1
+    place_of_id[ids] = 1
+    words = np.flatnonzero(place_of_id)
+    place_of_id[words] = np.arange(len(words))
+    return words, place_of_id[ids]
+
+
+def from_lists(flat: IntArray, starts_B: IntArray, lengths_B: IntArray) -> npt.NDArray[np.int64]:
+    """Return lists of ids that lie in `flat`, shape (B, T), with zeros behind them; one column at least."""
+    step_T = np.arange(max(1, int(lengths_B.max(initial=0))))
+    inside_BT = step_T < lengths_B[:, None]
+    ids_BT = np.zeros(inside_BT.shape, np.int64)
+    ids_BT[inside_BT] = flat[(starts_B[:, None] + step_T)[inside_BT]]
+    return ids_BT
 
 
 def padded(ids_BT: IntArray, lengths_B: IntArray) -> npt.NDArray[np.int64]:

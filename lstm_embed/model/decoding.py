@@ -1,7 +1,8 @@
 """From a vector back to its sentence: which words, in which order, and whether that is proven.
 
 What neighbours taught is undone, and the halves of the meaning are brought back to length 1, so that scaled vectors decode too.
-The lengths that are stored beside them make sums of words and of spelling of the halves; `pursuit` finds the words in these.
+The lengths that are stored beside them make sums of words and of spelling of the halves; `pursuit` finds the words in these, or
+`leanings` those it leans to.
 Their order is found by `assignment` where the vector has positions, else by the LSTM decoder: of its best answers the one is
 taken whose code, computed again, is nearest, and changed word by word while that brings the code nearer. What came out is
 encoded again and compared with the vector.
@@ -26,8 +27,11 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.pieces import MARK
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.model.assignment import find_orders
+from lstm_embed.model.batch import from_lists
+from lstm_embed.model.dictionary import Dictionary
+from lstm_embed.model.leanings import find_leanings
 from lstm_embed.model.positions import frequencies
-from lstm_embed.model.pursuit import WordPursuit
+from lstm_embed.model.pursuit import find_words
 from lstm_embed.model.sentence_model import LENGTH_SCALE, SentenceModel
 
 Matrix = npt.NDArray[np.floating[Any]]
@@ -101,7 +105,7 @@ class VectorDecoder:
         self._undo_MM = np.linalg.inv(model.neighbours.double().cpu().numpy())
         words_Vd = (model.word_vectors * model.word_weights[:, None]).cpu().numpy()
         spelling_VS = (model.spelling * model.spelling_weights[:, None]).cpu().numpy()
-        self._pursuit = WordPursuit(words_Vd, spelling_VS, vocabulary.counts)
+        self._dictionary = Dictionary(words_Vd, spelling_VS, vocabulary.counts)
         self._phases = model.phases.cpu().numpy()
         self._omega = frequencies(model.config.position_size)
 
@@ -127,10 +131,12 @@ class VectorDecoder:
         vectors = vectors_nE.astype(np.float64) / np.where(largest > 0, largest, 1.0)
         words, spelling, whole, scale = self._sums(vectors)
         most = self._model.config.max_tokens
-        bags = dict(zip(whole, self._pursuit.find(words[whole], spelling[whole], most_words=most), strict=True))
+        found_bags = find_words(self._dictionary, words[whole], spelling[whole], most_words=most)
+        bags = dict(zip(whole, found_bags, strict=True))
         sentences = [row for row in whole if bags[row].agrees and bags[row].counts.sum() <= most]
         others = np.setdiff1d(np.flatnonzero(largest[:, 0]), sentences)
-        for row, ids in zip(others, self._pursuit.leanings(words[others], spelling[others]), strict=True):
+        leanings = find_leanings(self._dictionary, words[others], spelling[others])
+        for row, ids in zip(others, leanings, strict=True):
             found[row] = self._leaning(ids)
         if sentences:
             given = [np.repeat(bags[row].ids, bags[row].counts) for row in sentences]
@@ -194,9 +200,8 @@ class VectorDecoder:
         codes = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-300)
         lengths = np.array([len(ids) for ids in given])
         by_length = np.argsort(-lengths, kind="stable")
-        ids_RT = np.zeros((len(given), lengths.max()), np.int64)
-        for place, row in enumerate(by_length):
-            ids_RT[place, : lengths[row]] = given[row]
+        starts = np.cumsum(lengths) - lengths
+        ids_RT = from_lists(np.concatenate(given), starts[by_length], lengths[by_length])
         ids = torch.from_numpy(ids_RT).to(device)
         orders, totals = model.order.arrange(
             torch.from_numpy(codes[by_length] * math.sqrt(codes.shape[1])).float().to(device),

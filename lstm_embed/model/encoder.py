@@ -16,7 +16,6 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,15 +23,15 @@ from torch import Tensor
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.model.batch import FIRST_WORD, Sentences, lay_out
+from lstm_embed.model.batch import Sentences, distinct_words, from_lists, lay_out
 from lstm_embed.model.config import AnyConfig, Embedding
 from lstm_embed.model.decoding import Decoded, VectorDecoder
 from lstm_embed.model.folder import load_model, save_model
-from lstm_embed.model.inputs import Matrix, as_texts, as_vectors
+from lstm_embed.model.inputs import Matrix, as_ids, as_texts, as_vectors
 from lstm_embed.model.original import OriginalModel
 from lstm_embed.model.precision import PRECISIONS, resolve_precision
 from lstm_embed.model.recipes import Model
-from lstm_embed.model.sentence_model import SentenceModel, WordTable
+from lstm_embed.model.sentence_model import SentenceModel
 
 __all__ = ["Decoded", "SentenceEncoder", "resolve_precision"]
 
@@ -230,7 +229,7 @@ class SentenceEncoder:
         if dtype not in ("float32", "float16"):
             raise InputError(f"dtype is {dtype!r}; expected float32 or float16")
         embedding = embedding or self.embedding
-        flat, starts, lengths = _flatten(ids, len(self.vocabulary))
+        flat, starts, lengths = as_ids(ids, len(self.vocabulary))
         lengths = np.minimum(lengths, self.max_tokens)
         order = np.argsort(-lengths, kind="stable")
         device, padded = self.model.device, self.config.padded_length
@@ -240,7 +239,9 @@ class SentenceEncoder:
         vectors = torch.zeros(len(lengths), size, dtype=getattr(torch, dtype), device=device)
         for chunk in self._chunks(lengths[order]):
             rows = order[chunk]
-            table, positions = self._word_table(flat, starts[rows], lengths[rows], embedding)
+            words, positions = distinct_words(from_lists(flat, starts[rows], lengths[rows]))
+            words = np.pad(words, (0, -len(words) % _EIGHT))
+            table = self._fast.look_up(torch.from_numpy(words).to(device), embedding, project=True)
             for batch in _batches(lengths[rows], batch_size, batch_tokens):
                 width = max(1, int(lengths[rows[batch.start]]))
                 sentences = _lay_out(positions[batch, :width], lengths[rows[batch]], padded)
@@ -257,23 +258,6 @@ class SentenceEncoder:
         number = np.cumsum(lengths) // (8 * table_words)
         cuts = [0, *(np.flatnonzero(np.diff(number)) + 1), len(lengths)]
         yield from (slice(start, end) for start, end in itertools.pairwise(cuts) if end > start)
-
-    def _word_table(
-        self, flat: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], embedding: str
-    ) -> tuple[WordTable, npt.NDArray[np.int64]]:
-        """Return the table of the distinct words of some sentences, and their positions in it, padded on the right."""
-        step = np.arange(max(1, int(lengths.max(initial=0))))
-        inside = step < lengths[:, None]
-        ids = np.zeros(inside.shape, np.int64)
-        ids[inside] = flat[(starts[:, None] + step)[inside]]
-        row_of_word = np.zeros(len(self.vocabulary), np.int64)
-        row_of_word[ids] = 1
-        row_of_word[0] = 1
-        words = np.flatnonzero(row_of_word)
-        row_of_word[words] = np.arange(len(words))
-        words = np.pad(words, (0, -len(words) % _EIGHT))
-        table = self._fast.look_up(torch.from_numpy(words).to(self.model.device), embedding, project=True)
-        return table, row_of_word[ids]
 
     def similarity(self, a: npt.ArrayLike | Tensor, b: npt.ArrayLike | Tensor) -> Matrix:
         """Return the cosine of each vector of `a` with each of `b`, shape (n, m), float32; 0 with a zero vector.
@@ -366,28 +350,6 @@ def _progress(wanted: bool | Progress | None, total: int) -> Progress:
         sys.stderr.flush()
 
     return write
-
-
-def _flatten(
-    ids: pa.ListArray | pa.ChunkedArray | Sequence[npt.ArrayLike], vocabulary_size: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return all ids one after the other, where each list starts, and its length; a missing list is empty."""
-    if isinstance(ids, pa.ChunkedArray):
-        ids = ids.combine_chunks()
-    if isinstance(ids, pa.Array):
-        lengths = pc.fill_null(pc.list_value_length(ids), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        flat = ids.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    else:
-        arrays = [np.asarray(one, np.int64) for one in ids]
-        lengths = np.array([len(array) for array in arrays], np.int64)
-        flat = np.concatenate([np.zeros(0, np.int64), *arrays])
-    if len(flat) and (flat.min() < FIRST_WORD or flat.max() >= vocabulary_size):
-        raise InputError(
-            f"token ids from {flat.min()} to {flat.max()}; the model's vocabulary has ids from {FIRST_WORD} to "
-            f"{vocabulary_size - 1}; "
-            "the text was prepared with another vocabulary"
-        )
-    return flat, np.cumsum(lengths) - lengths, lengths
 
 
 def _lay_out(position_RT: npt.NDArray[np.int64], lengths_R: npt.NDArray[np.int64], padded_length: int) -> Sentences:

@@ -10,23 +10,48 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import pydantic
 import safetensors.torch
+import torch
+from typing_extensions import TypedDict
 
 from lstm_embed import ledger
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
+from lstm_embed.base.settings import Words, read_json
+from lstm_embed.base.tensors import opened, take_tensors
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.model.config import EARLIER, EMBEDDINGS, Embedding, ModelConfig, config_from_dict
+from lstm_embed.model.config import EARLIER, EMBEDDINGS, AnyConfig, Embedding, ModelConfig, config_from_dict
 from lstm_embed.model.recipes import Model, class_of
 
 KIND = "model"
 FORMAT = 3
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.parquet"
+_REMEDY = "copy or make the folder again"
+_TYPES = {torch.float32: "F32", torch.int8: "I8"}
+"""Types of weights, as safetensors names them."""
+
+
+@pydantic.with_config(pydantic.ConfigDict(extra="allow"))
+class Tokenizer(TypedDict):
+    """Settings that turn text into tokens; those of the corpus it was learned from besides."""
+
+    profile: Literal["default", "original"]
+
+
+class Description(TypedDict):
+    """What `config.json` says of a model."""
+
+    model: dict[str, Any]
+    """What `config_from_dict` takes."""
+    tokenizer: Tokenizer
+    vocabulary: Words
+    """Its fingerprint."""
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +140,27 @@ def open_model(directory: str) -> dict[str, Any]:
     manifest = ledger.open_sealed(directory, kind=KIND, verify=False)
     made_by = manifest["content"].get("format", 1)
     if made_by != FORMAT:
-        version = EARLIER.get(made_by, "of another version")
+        version = next((version for number, version in EARLIER.items() if number == made_by), "of another version")
         raise InputError(
             f"{directory} is a model of lstm_embed {version}; use it with that version, or train one anew with this version"
         )
     return manifest
+
+
+def describe_model(directory: str) -> Description:
+    """Return what the `config.json` of a model folder says, the model's settings with all fields.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        InputError: if it says something else than it should.
+    """
+    path = storage.join(directory, CONFIG)
+    found = read_json(path, Description, advice=_REMEDY)
+    try:
+        found["model"] = config_from_dict(found["model"]).to_dict()
+    except ValueError as error:
+        raise InputError(f"{path} is damaged, or not what it should be: {error}; {_REMEDY}") from None
+    return found
 
 
 def load_model(directory: str, embedding: str = "") -> LoadedModel:
@@ -135,39 +176,61 @@ def load_model(directory: str, embedding: str = "") -> LoadedModel:
         ValueError: if there is no such embedding.
     """
     directory = storage.resolve(directory)
-    # Sizes are compared here, hashes where the files are read: a remote file is fetched once.
+    # Sizes are compared here, hashes where the files are read: remote weights are fetched once.
     manifest = open_model(directory)
-    config = json.loads(_checked(directory, CONFIG, manifest))
-    vocabulary = Vocabulary.load(storage.join(directory, VOCABULARY))
-    if vocabulary.fingerprint != config["vocabulary"]:
+    sealed = {name: _sealed_hash(directory, name, manifest) for name in (CONFIG, WEIGHTS)}
+    description = describe_model(directory)
+    path = storage.join(directory, CONFIG)
+    if storage.digest(path) != sealed[CONFIG]:
+        raise InputError(f"{path} is damaged: its hash is not the one that was sealed; {_REMEDY}")
+    path = storage.join(directory, VOCABULARY)
+    vocabulary = Vocabulary.load(path)
+    if vocabulary.fingerprint != description["vocabulary"]:
         raise InputError(
-            f"{storage.join(directory, VOCABULARY)} has fingerprint {vocabulary.fingerprint[:8]}; the model was made with "
-            f"{config['vocabulary'][:8]}; copy the whole folder again"
+            f"{path} has fingerprint {vocabulary.fingerprint[:8]}; the model was made with "
+            f"{description['vocabulary'][:8]}; copy the whole folder again"
         )
-    recipe = config_from_dict(config["model"])
-    if embedding and embedding != recipe.embedding:
-        if not isinstance(recipe, ModelConfig):
-            raise InputError(
-                f"embedding is {embedding!r}; the model {directory} is the original system and has only order"
-            )
-        if embedding not in EMBEDDINGS:
-            raise ValueError(f"embedding is {embedding!r}; expected one of {', '.join(EMBEDDINGS)} (--embedding)")
-        recipe = dataclasses.replace(recipe, embedding=cast(Embedding, embedding))
-    tensors = safetensors.torch.load(_checked(directory, WEIGHTS, manifest))
-    make: Any = class_of(recipe).from_tensors
+    config = _with_embedding(config_from_dict(description["model"]), embedding, directory)
     return LoadedModel(
-        model=make(recipe, tensors, vocabulary.pieces).eval(),
-        embedding=recipe.embedding,
+        model=_read_weights(storage.join(directory, WEIGHTS), sealed[WEIGHTS], config, vocabulary),
+        embedding=config.embedding,
         vocabulary=vocabulary,
-        tokenizer=config["tokenizer"],
+        tokenizer=dict(description["tokenizer"]),
         fingerprint=manifest["fingerprint"],
-        provenance=config["provenance"],
+        provenance=description["provenance"],
     )
 
 
-def _checked(directory: str, name: str, manifest: Mapping[str, Any]) -> bytes:
-    path = storage.join(directory, name)
-    data = storage.read_bytes(path)
-    if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
-        raise InputError(f"{path} is damaged: its hash is not the one that was sealed; copy or make the folder again")
-    return data
+def _sealed_hash(directory: str, name: str, manifest: Mapping[str, Any]) -> str:
+    if name not in manifest["files"]:
+        raise InputError(f"the manifest of {directory} does not list {name}; {_REMEDY}")
+    return str(manifest["files"][name]["sha256"])
+
+
+def _with_embedding(config: AnyConfig, embedding: str, directory: str) -> AnyConfig:
+    """Return a config whose vectors consist of what was asked for, of its own if that is empty."""
+    if embedding in ("", config.embedding):
+        return config
+    if not isinstance(config, ModelConfig):
+        raise InputError(f"embedding is {embedding!r}; the model {directory} is the original system and has only order")
+    if embedding not in EMBEDDINGS:
+        raise ValueError(f"embedding is {embedding!r}; expected one of {', '.join(EMBEDDINGS)} (--embedding)")
+    return dataclasses.replace(config, embedding=cast(Embedding, embedding))
+
+
+def _read_weights(path: str, sha256: str, config: AnyConfig, vocabulary: Vocabulary) -> Model:
+    """Return the model of a file of weights; its sizes are compared before anything of such a size is allocated."""
+    make: Any = class_of(config)
+    with opened(path, sha256=sha256) as file:
+        # The dimension of the word vectors is told by the file alone.
+        shape = file.get_slice("word_vectors").get_shape() if "word_vectors" in file.keys() else []  # noqa: SIM118
+        if len(shape) != 2 or shape[0] != len(vocabulary):
+            raise InputError(f"{path} does not hold word vectors for the {len(vocabulary)} pieces; {_REMEDY}")
+        with torch.device("meta"):  # sizes without numbers
+            model: Model = make(config, shape[1], vocabulary.pieces)
+        expected = {name: (_TYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+        arrays = take_tensors(file, path, expected)
+    # Copied, for torch aligns what it allocates, which products of the same bits need.
+    tensors = {name: torch.from_numpy(array).clone() for name, array in arrays.items()}
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()

@@ -1,4 +1,4 @@
-"""What people pass to an encoder: texts and vectors, as lists or as columns of any library, checked before any work.
+"""What people pass to an encoder: texts, token ids and vectors, as lists or as columns of any library, checked before any work.
 
 Messages name types, places and shapes. They never print what was passed, which may be large, or somebody's text.
 """
@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from lstm_embed.base.errors import InputError
+from lstm_embed.model.batch import FIRST_WORD
 
+Ids = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.floating[Any]]
 
 
@@ -43,6 +46,35 @@ def as_texts(given: Any, name: str = "sentences") -> list[str]:
                 f"{name}[{number}] is of type {type(text).__name__}; expected a text, an empty one where there is none"
             )
     return texts
+
+
+def as_ids(
+    given: pa.ListArray | pa.ChunkedArray | Iterable[npt.ArrayLike], vocabulary_size: int
+) -> tuple[Ids, Ids, Ids]:
+    """Return lists of token ids as all ids one after the other, where each list starts, and its length.
+
+    Args:
+        given: The lists; a missing one is empty.
+        vocabulary_size: Ids that there are, padding counted.
+
+    Raises:
+        InputError: if there are others.
+    """
+    if isinstance(given, pa.ChunkedArray):
+        given = given.combine_chunks()
+    if isinstance(given, pa.Array):
+        lengths = pc.fill_null(pc.list_value_length(given), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        flat = given.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    else:
+        arrays = [np.asarray(one, np.int64) for one in given]
+        lengths = np.array([len(array) for array in arrays], np.int64)
+        flat = np.concatenate([np.zeros(0, np.int64), *arrays])
+    if len(flat) and (flat.min() < FIRST_WORD or flat.max() >= vocabulary_size):
+        raise InputError(
+            f"token ids from {flat.min()} to {flat.max()}; the model's vocabulary has ids from {FIRST_WORD} to "
+            f"{vocabulary_size - 1}; the text was prepared with another vocabulary"
+        )
+    return flat, np.cumsum(lengths) - lengths, lengths
 
 
 def as_vectors(given: Any, name: str = "vectors") -> Matrix:

@@ -32,11 +32,14 @@ class Lstm(nn.Module):
         super().__init__()
         self.cell = nn.LSTM(input_size, hidden_size)
         input_GI, state_GH, bias_G, unused_G = self.weights
+        unused_G.requires_grad_(False)
+        if input_GI.is_meta:
+            return  # Its sizes are asked for and nothing else; torch would take a second to learn how to compute with these.
         nn.init.xavier_uniform_(input_GI)
         nn.init.orthogonal_(state_GH)
         nn.init.zeros_(bias_G)
         nn.init.ones_(bias_G.data[hidden_size : 2 * hidden_size])
-        nn.init.zeros_(unused_G).requires_grad_(False)
+        nn.init.zeros_(unused_G)
 
     @property
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

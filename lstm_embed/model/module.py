@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import PAD, Vocabulary
+from lstm_embed.model.batch import from_lists
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import load_model
-from lstm_embed.model.inputs import as_texts
+from lstm_embed.model.inputs import as_ids, as_texts
 from lstm_embed.model.recipes import Model
 from lstm_embed.model.sentence_model import SentenceModel
 
@@ -83,11 +85,8 @@ class SentenceModule(nn.Module):
             InputError: if they are not several texts.
         """
         lists = self.vocabulary.id_lists(tokenize(as_texts(sentences), self.tokenizer["profile"]))
-        lengths = np.minimum(np.asarray(lists.value_lengths(), np.int64), self.model.config.max_tokens)
-        ids_BT = np.full((len(lengths), max(1, int(lengths.max(initial=0)))), PAD, np.int64)
-        for row, (one, length) in enumerate(zip(lists, lengths, strict=True)):
-            ids_BT[row, :length] = one.values.to_numpy()[:length]
-        return torch.from_numpy(ids_BT)
+        flat, starts, lengths = as_ids(lists, len(self.vocabulary))
+        return torch.from_numpy(from_lists(flat, starts, np.minimum(lengths, self.model.config.max_tokens)))
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Return the vectors of sentences where the weights are, shape (B, E), float32; zero where there is no word.
@@ -95,7 +94,14 @@ class SentenceModule(nn.Module):
         Args:
             ids_BT: Token ids, padded with 0 on the right and cut off at the model's `max_tokens`; a 0 before the last id is a
                 word without a vector. Best left on the CPU, where sentences are laid out.
+
+        Raises:
+            InputError: if there are ids the vocabulary does not have.
         """
+        if not ((ids_BT >= 0) & (ids_BT < len(self.vocabulary))).all():
+            raise InputError(
+                f"there are token ids below 0, or of {len(self.vocabulary)} and more, which the model has not"
+            )
         ids_BT = F.pad(ids_BT.cpu()[:, : self.model.config.max_tokens], (0, max(0, 1 - ids_BT.shape[1])))
         place_T = torch.arange(1, ids_BT.shape[1] + 1)
         lengths_B = ((ids_BT != PAD) * place_T).amax(1)

@@ -10,7 +10,7 @@ direction, D = 2 H code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy.typing as npt
 import torch
@@ -21,11 +21,11 @@ from lstm_embed.model.batch import FIRST_WORD, Batch, IntArray, Sentences, disti
 from lstm_embed.model.config import OriginalConfig
 from lstm_embed.model.lstm import Lstm
 from lstm_embed.model.order import last_states
-from lstm_embed.model.sentence_model import Losses, WordTable, checked_vectors, filled
+from lstm_embed.model.sentence_model import Losses, WordTable, checked_vectors
 
 
 class OriginalModel(nn.Module):
-    """The original autoencoder; the word vectors are zero until `start` or `from_tensors` fills them.
+    """The original autoencoder; the word vectors are zero until `start` fills them.
 
     Args:
         config: Its sizes.
@@ -69,11 +69,6 @@ class OriginalModel(nn.Module):
         model = cls(config, vectors.shape[1], words, seed=seed)
         model.word_vectors.copy_(vectors)
         return model
-
-    @classmethod
-    def from_tensors(cls, config: OriginalConfig, tensors: Mapping[str, Tensor], words: Sequence[str]) -> OriginalModel:
-        """Make a model of what `state_dict` returned; see `SentenceModel.from_tensors`."""
-        return filled(lambda word_size: cls(config, word_size, words), tensors)
 
     @property
     def device(self) -> torch.device:

@@ -22,9 +22,8 @@ M = d + S meaning, D order, P positions, E embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +79,7 @@ class Losses:
 
 
 class SentenceModel(nn.Module):
-    """The recipe of this project over given word vectors; all buffers are zero until `start` or `from_tensors` fills them.
+    """The recipe of this project over given word vectors; all buffers are zero until `start` fills them.
 
     Args:
         config: What vectors are made of.
@@ -114,7 +113,7 @@ class SentenceModel(nn.Module):
         # Small whole numbers, and the weights that bring them to length a/(a+p).
         self.register_buffer("spelling", torch.zeros(size, config.spelling_size, dtype=torch.int8))
         self.register_buffer("spelling_weights", torch.zeros(size))
-        self.register_buffer("neighbours", torch.eye(word_size + config.spelling_size))
+        self.register_buffer("neighbours", torch.zeros(*[word_size + config.spelling_size] * 2))
         self.register_buffer("phases", torch.from_numpy(phases_of(words, config.position_size)), persistent=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -145,6 +144,7 @@ class SentenceModel(nn.Module):
         vectors, counts = checked_vectors(word_vectors_Vd, counts_V, words)
         model = cls(config, vectors.shape[1], words, seed=seed)
         model.word_vectors.copy_(F.normalize(vectors, dim=1) * WORD_LENGTH)
+        model.neighbours.fill_diagonal_(1.0)
         model.word_weights.copy_(torch.from_numpy(_sif_weights(config.word_constant, counts)))
         if config.spelling_size:
             sums = spelling_sums(words[FIRST_WORD:], config.spelling_size)
@@ -153,15 +153,6 @@ class SentenceModel(nn.Module):
             model.spelling[FIRST_WORD:] = torch.from_numpy(sums)
             model.spelling_weights[FIRST_WORD:] = torch.from_numpy(weights).float()
         return model
-
-    @classmethod
-    def from_tensors(cls, config: ModelConfig, tensors: Mapping[str, Tensor], words: Sequence[str]) -> SentenceModel:
-        """Make a model of what `state_dict` returned.
-
-        Raises:
-            InputError: if the tensors do not belong to config and words.
-        """
-        return filled(lambda word_size: cls(config, word_size, words), tensors)
 
     @property
     def device(self) -> torch.device:
@@ -280,27 +271,6 @@ class SentenceModel(nn.Module):
             vectors_RTd = F.embedding(given_RT, table.vectors_Ud)
             order_RWT, _ = self.order.arrange(code_RD, vectors_RTd, given_RT, lengths_R, width=1)
         return ((given_RT.gather(1, order_RWT[:, 0]) == position_RT) & inside_RT).sum()
-
-
-Made = TypeVar("Made", bound=nn.Module)
-
-
-def filled(make: Callable[[int], Made], tensors: Mapping[str, Tensor]) -> Made:
-    """Return a model that holds the tensors of a `state_dict`.
-
-    Args:
-        make: Makes the model for a dimension of the word vectors.
-        tensors: By name.
-
-    Raises:
-        InputError: if they do not belong to the model.
-    """
-    try:
-        model = make(tensors["word_vectors"].shape[1])
-        model.load_state_dict(dict(tensors), strict=True)
-    except (KeyError, RuntimeError, IndexError) as error:
-        raise InputError(f"the tensors do not fit the model's settings and vocabulary: {error}") from None
-    return model
 
 
 def checked_vectors(
