@@ -72,14 +72,6 @@ def test_of_equal_rows_the_first_are_found_in_their_order(tmp_path: Path, monkey
     assert [hit.row["article_id"] for hit in hits] == [f"0-{n}" for n in range(30)] + [f"1-{n}" for n in range(5)]
 
 
-def test_no_cosine_is_above_one(tmp_path: Path) -> None:
-    vectors = np.random.default_rng(1).normal(size=(300, 37)).astype(np.float32)
-    queries = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    best = [hits[0].score for hits in search(write_output(tmp_path, [vectors]), queries, 1)]
-    assert max(best) == 1.0
-    assert min(best) > 0.999999
-
-
 def test_a_query_without_words_finds_nothing(tmp_path: Path) -> None:
     output = write_output(tmp_path, [np.eye(4)])
     assert search(output, np.zeros((1, 4), np.float32), 3) == [[]]

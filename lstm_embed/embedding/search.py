@@ -83,10 +83,9 @@ def _search(embeddings: Embeddings, queries: Matrix, top_k: int, report: Reporte
                 best = _merge(best, found, top_k)
             report.progress("search", group[-1] + 1, len(paths), "parts", rows=embeddings.num_rows)
         rows = _fetch(embeddings, best)
-    scores = best.scores.clip(-1.0, 1.0)  # rounding makes cosines of up to 1.0000005
     return [
         [Hit(float(score), rows[int(part), int(row)]) for score, part, row in zip(*each, strict=True) if part >= 0]
-        for each in zip(scores, best.part, best.row, strict=True)
+        for each in zip(best.scores, best.part, best.row, strict=True)
     ]
 
 

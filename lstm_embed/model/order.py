@@ -97,7 +97,8 @@ class OrderAutoencoder(nn.Module):
             inside_RT = torch.arange(len(position_TR), device=lengths_R.device) < lengths_R[:, None]
             score_RTT, own_RT = _as_choices(score_RTT, position_TR.t(), inside_RT)
             loss_RT = torch.logsumexp(score_RTT, 2) - own_RT
-            right_RT = own_RT.detach() >= score_RTT.detach().amax(2)
+            # Words are compared: the scores of a repeated one's places are equal up to rounding only.
+            right_RT = position_TR.t().gather(1, score_RTT.detach().argmax(2)) == position_TR.t()
         return (loss_RT * inside_RT).sum(), (right_RT & inside_RT).sum()
 
     @torch.no_grad()
