@@ -37,7 +37,7 @@ def commands(path: str) -> Iterator[list[str]]:
     """Yield the words of the commands of a page that run a verb."""
     for block in blocks(path):
         for line in block.replace("\\\n", " ").splitlines():
-            if re.search(r"(^|\s)(lstm-embed [a-z]|python \S*jobs/(?!demo))", line):
+            if re.search(r"(^\s*lstm-embed [a-z]|(^|\s)python \S*jobs/(?!demo))", line):
                 yield shlex.split(line, comments=True)
 
 
