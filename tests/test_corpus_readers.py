@@ -23,6 +23,7 @@ from lstm_embed.corpus.articles import cut_into_units, inflation, read_articles
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.input import find_files
 from lstm_embed.corpus.readers import lines
+from lstm_embed.corpus.readers import parquet as parquet_module
 from lstm_embed.corpus.readers.article import Article
 from lstm_embed.ledger import Rejected, Span, Unit
 
@@ -206,6 +207,62 @@ def test_parquet_rows_are_articles_whatever_their_types(tmp_path: Path) -> None:
         InputError, match=r"has no column 'body'; it has id, text; name the text's column with --text-column"
     ):
         read(lying, TextConfig(text_column="body"))
+
+
+def test_ids_and_titles_of_parquet_become_text_whatever_their_type(tmp_path: Path) -> None:
+    span = parquet(
+        tmp_path / "a.parquet",
+        id=pa.array([10.0, None, float("nan"), 2.5]),
+        title=pa.array([b"Tea", b"caf\xe9", None, "чай".encode()], pa.binary()),
+        text=["a", "b", "c", "d"],
+    )
+    assert good(read(span)) == [("10", "Tea", "a"), (None, "caf\ufffd", "b"), (None, None, "c"), ("2.5", "чай", "d")]
+    far = parquet(
+        tmp_path / "b.parquet",
+        id=pa.array([2**31 - 1, 0], pa.date32()),
+        title=pa.array([2**62, 0], pa.timestamp("us")),
+        text=["a", "b"],
+    )
+    assert [text for _, _, text in good(read(far))] == ["a", "b"]
+    assert good(read(far))[1][0] == "1970-01-01"
+    assert good(read(span_of(tmp_path / "c.jsonl", b'{"id": NaN, "title": Infinity, "text": "x"}\n'))) == [
+        (None, None, "x")
+    ]
+
+
+def test_rows_that_unfold_to_much_are_read_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    real = parquet_module._rows
+
+    def counting(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+        sizes.append(len(batch))
+        return real(batch)
+
+    monkeypatch.setattr(parquet_module, "_rows", counting)
+    monkeypatch.setattr(parquet_module, "_BATCH_BYTES", 100_000)
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), ["word " * 5000])
+    small = ["few words"] * 300
+    for name, columns, most in (
+        ("text", {"text": shared.dictionary_decode()}, 3),
+        ("folded", {"text": shared}, 3),
+        ("title", {"title": shared.dictionary_decode(), "text": small}, 3),
+        ("small", {"id": list(range(300)), "text": small}, 256),
+    ):
+        sizes.clear()
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        found = read(Span.whole(storage.info(f"{tmp_path}/{name}.parquet")))
+        assert [text for _, _, text in good(found)] == pa.table(columns)["text"].to_pylist()
+        assert max(sizes) == most
+
+
+def test_a_row_whose_text_is_too_long_is_rejected_and_those_around_it_are_read(tmp_path: Path) -> None:
+    span = parquet(tmp_path / "a.parquet", text=["a", "x" * 900, "b", None, "y" * 700])
+    found = read(span, TextConfig(max_line_bytes=500))
+    assert [text for _, _, text in good(found)] == ["a", "b"]
+    rejections = [(item.reason, item.offset, item.size) for item in found if isinstance(item, Rejected)]
+    too_long = "text longer than --max-line-bytes"
+    assert [rejections[0], rejections[2]] == [(too_long, 1, 900), (too_long, 4, 700)]
+    assert rejections[1][0] == "no text"
 
 
 def test_a_damaged_row_group_is_counted_by_its_rows_and_the_others_are_read(tmp_path: Path) -> None:

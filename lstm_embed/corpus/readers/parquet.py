@@ -129,9 +129,10 @@ def _batch_rows(path: str, file: pq.ParquetFile, number: int, wanted: Sequence[s
         if name.split(".")[0] not in wanted and name not in wanted:
             continue
         bytes_of_row += column.total_uncompressed_size / max(group.num_rows, 1)
-        if name in wanted and column.has_dictionary_page and column.physical_type == "BYTE_ARRAY":
+        has_dictionary = column.has_dictionary_page and column.physical_type.endswith("BYTE_ARRAY")
+        if has_dictionary and name in wanted:
             bytes_of_row += _longest_in_dictionary(path, file.metadata, number, name)
-        elif column.has_dictionary_page or "DELTA_BYTE_ARRAY" in column.encodings:
+        elif has_dictionary or "DELTA_BYTE_ARRAY" in column.encodings:
             bytes_of_row += column.total_uncompressed_size  # each value may repeat all of it
     return max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / bytes_of_row)))
 
