@@ -306,13 +306,13 @@ def _unit_folder(path: str) -> dict[str, Any]:
 
 def _training_run(path: str) -> dict[str, Any]:
     from lstm_embed.base import storage
+    from lstm_embed.training.run import read_metrics
 
-    lines = storage.read_bytes(storage.join(path, "metrics.jsonl")).splitlines()
-    last: dict[str, Any] = {}
-    for line in lines:
-        last.update(json.loads(line))
     finished = storage.exists(storage.join(path, "model", "manifest.json"))
-    return {"folder": path, "holds": "training run", "model_written": finished, **last}
+    state: dict[str, Any] = {"folder": path, "holds": "training run", "model_written": finished}
+    for row in read_metrics(path):
+        state |= row
+    return state
 
 
 def _sealed_folder(path: str) -> dict[str, Any]:

@@ -40,7 +40,6 @@ EXPECTED = Expectation(
     marker="s3://bucket/out/.preflight/ab",
     token="ab",
     writer="10.0.0.1 (head)",
-    disk=(("/cache", 10 * 10**9),),
     versions={"torch": "2.13.0", "python": "3.11"},
 )
 FIT = NodeFacts(
@@ -48,7 +47,6 @@ FIT = NodeFacts(
     marker="ab",
     unread={},
     versions={"torch": "2.13.0", "python": "3.11"},
-    free={"/cache": 20 * 10**9},
     temporary="/tmp/ray",
     temporary_used=0.5,
 )
@@ -69,7 +67,6 @@ def test_a_fit_node_has_no_faults() -> None:
         ({"unread": {"/data/a": "it is not there"}}, "cannot read /data/a: it is not there"),
         ({"versions": {"torch": "2.12.0", "python": "3.11"}}, "has torch 2.12.0 instead of 2.13.0; use the same image"),
         ({"versions": {"python": "3.11"}}, "has torch none instead of 2.13.0"),
-        ({"free": {"/cache": 10**9}}, "has room for 1.0 GB in /cache, 10.0 GB are needed"),
         ({"temporary_used": 0.96}, "the disk of /tmp/ray is 96 % full, and Ray stops at 95 %"),
     ],
 )
@@ -81,7 +78,7 @@ def test_each_fault_is_one_line_that_names_the_node(change: dict[str, object], l
 
 
 def test_a_node_on_the_same_machine_sees_the_marker_and_it_is_gone_afterwards(tmp_path: Path) -> None:
-    needs = Needs(output=str(tmp_path / "out"), inputs=(str(tmp_path),), disk=((str(tmp_path / "cache"), 1),))
+    needs = Needs(output=str(tmp_path / "out"), inputs=(str(tmp_path),))
     with preflight.expectation(needs) as expected:
         assert storage.exists(expected.marker)
         preflight.check_here(expected)

@@ -43,7 +43,12 @@ def waiting_bundles_are_those_of_tasks_that_fit_nowhere() -> None:
     wait_for(lambda: not ray_private.waiting_bundles(), 300, "the task to be gone")
 
 
+def nothing_is_preempted_outside_of_a_training() -> None:
+    assert not ray_private.is_preempted()
+
+
 CHECKS = {
+    "is_preempted": nothing_is_preempted_outside_of_a_training,
     "raylet": raylet_is_a_process,
     "session_folder": session_folder_is_a_folder_of_ray,
     "most_resources": most_resources_are_unknown_without_an_autoscaler,

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_type_
 import annotated_types
 import pydantic
 import pydantic.dataclasses
+import pydantic_core
 
 from lstm_embed.base.errors import InputError
 
@@ -153,10 +154,24 @@ def parse_json(data: bytes | str, declared: type[Kind], where: str, *, advice: s
         InputError: as of `read_json`.
     """
     try:
+        if not _is_finite(pydantic_core.from_json(data, allow_inf_nan=False)):
+            raise InputError(_damaged(where, "it holds a number that is not finite", advice))
         found: Kind = _adapter(cast("Any", declared)).validate_json(data, strict=True)
     except pydantic.ValidationError as error:
         raise InputError(_damaged(where, _first(error), advice)) from None
+    except ValueError as error:
+        raise (
+            error if isinstance(error, InputError) else InputError(_damaged(where, f"it is no JSON ({error})", advice))
+        ) from None
     return found
+
+
+def _is_finite(value: Any) -> bool:
+    """Tell whether all numbers in a value of JSON are finite; 1e999 is not."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(map(_is_finite, inner))
 
 
 @functools.cache

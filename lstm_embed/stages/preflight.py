@@ -1,7 +1,7 @@
 """What is checked before a cluster works, and again in each worker that joins later.
 
 Storage that every node can reach and that is one and the same everywhere, the same versions of what decides content, enough
-CPUs and GPUs (or an autoscaler that is bringing them), disk for caches. Nothing here changes a result: each failure is one
+CPUs and GPUs (or an autoscaler that is bringing them). Nothing here changes a result: each failure is one
 line that names the node, what was found and what to do, in seconds instead of in the middle of the work.
 
 The driver writes a small marker into the output folder and keeps it there while the job runs. What is expected of a node
@@ -53,8 +53,6 @@ class Needs:
     """Files or folders every node must see; a few are enough, one of each place."""
     bundles: tuple[Bundle, ...] = ({"CPU": 1.0},)
     """The least that must be there for the job to make progress, one for each worker."""
-    disk: tuple[tuple[str, int], ...] = ()
-    """Local folders and the bytes that must be free in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,6 @@ class Expectation:
     writer: str = ""
     """Host that wrote it."""
     inputs: tuple[str, ...] = ()
-    disk: tuple[tuple[str, int], ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     """By name; empty where there is only one node."""
 
@@ -84,7 +81,6 @@ class Expectation:
             return None
         values = json.loads(text)
         values["inputs"] = tuple(values["inputs"])
-        values["disk"] = tuple((folder, size) for folder, size in values["disk"])
         return cls(**values)
 
 
@@ -98,8 +94,6 @@ class NodeFacts:
     unread: dict[str, str]
     """Inputs it cannot see, and why."""
     versions: dict[str, str]
-    free: dict[str, int]
-    """Bytes there is room for in each local folder that was asked for."""
     temporary: str
     """Folder in which Ray keeps its files on this node."""
     temporary_used: float
@@ -124,12 +118,6 @@ def faults(expected: Expectation, found: NodeFacts) -> list[str]:
             f"{name} {found.versions.get(name, 'none')} instead of {expected.versions[name]}" for name in differing
         )
         lines.append(f"{where} has {pairs}; use the same image or environment on all nodes")
-    for folder, least in expected.disk:
-        if found.free.get(folder, least) < least:
-            lines.append(
-                f"{where} has room for {found.free[folder] / 1e9:,.1f} GB in {folder}, {least / 1e9:,.1f} GB are needed; "
-                "make room, or name another folder or a smaller cache"
-            )
     if found.temporary_used >= RAY_DISK_LIMIT:
         lines.append(
             f"{where}: the disk of {found.temporary} is {100 * found.temporary_used:.0f} % full, and Ray stops at "
@@ -147,7 +135,6 @@ def look(expected: Expectation) -> NodeFacts:
         marker=_read_marker(expected) if expected.marker else "",
         unread={path: reason for path in expected.inputs if (reason := _why_unread(path))},
         versions=versions() if expected.versions else {},
-        free={folder: _room(folder) for folder, _ in expected.disk},
         temporary=temporary,
         temporary_used=1 - disk.free / disk.total,
     )
@@ -197,14 +184,6 @@ def _existing(folder: str) -> str:
     return str(next(candidate for candidate in (path, *path.parents) if candidate.exists()))
 
 
-def _room(folder: str) -> int:
-    """Return the free bytes of a folder and those its files take already: they are what the room is for."""
-    taken = 0
-    with contextlib.suppress(FileNotFoundError):  # also of a file that is deleted just now
-        taken = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
-    return taken + shutil.disk_usage(_existing(folder)).free
-
-
 @functools.cache
 def host_name() -> str:
     """Name this machine as the dashboard does: its address, with its name."""
@@ -238,7 +217,6 @@ def expectation(needs: Needs, *, one_node: bool = False) -> Iterator[Expectation
             token=token,
             writer=host_name(),
             inputs=tuple(storage.resolve(path) for path in needs.inputs),
-            disk=needs.disk,
             versions={} if one_node else versions(),
         )
     finally:

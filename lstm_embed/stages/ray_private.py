@@ -86,3 +86,16 @@ def waiting_bundles() -> list[dict[str, float]]:
     demand: Any = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
     requests = [*demand.ray_task_actor_demand, *demand.placement_group_demand]
     return [dict(request.bundle) for group in requests for request in group.bundles_by_count]
+
+
+def is_preempted() -> bool:
+    """Tell a worker of Ray Train whether Ray announced that a node of the run will be taken away, so that it saves in time.
+
+    `ray.train.get_preemption_info` waits for all workers, so what this worker was told is read where it is kept.
+    """
+    try:
+        from ray.train.v2._internal.execution.context import get_train_context
+
+        return get_train_context().preemption_context.preemption_info is not None
+    except (ImportError, AttributeError, RuntimeError):
+        return False

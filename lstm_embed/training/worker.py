@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import LstmEmbedError, NonFiniteLoss, OutputBusy
+from lstm_embed.stages import ray_private
 from lstm_embed.stages.preflight import check_worker
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.run import Progress, Row, Run
@@ -139,7 +140,7 @@ class RaySession:
 
     def wants_checkpoint(self) -> bool:
         """Tell once that this worker's or another's node is about to be taken away."""
-        if not self._preempted and _is_preempted():
+        if not self._preempted and ray_private.is_preempted():
             self._preempted = True
             return True
         return False
@@ -188,19 +189,6 @@ def probe_precision(requested: str, device: str, hidden_size: int) -> str:
 
     found = resolve_precision(requested, device, hidden_size=hidden_size)
     return "fp32" if found == "fp16" else found  # in which gradients would overflow
-
-
-def _is_preempted() -> bool:
-    """Tell whether Ray announced that a node of the run will be taken away.
-
-    `ray.train.get_preemption_info` waits for all workers, so what this worker was told is read where it is kept.
-    """
-    try:
-        from ray.train.v2._internal.execution.context import get_train_context
-
-        return get_train_context().preemption_context.preemption_info is not None
-    except (ImportError, AttributeError, RuntimeError):
-        return False
 
 
 def work(options: dict[str, Any]) -> Progress | None:
