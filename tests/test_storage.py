@@ -171,20 +171,6 @@ def test_what_a_killed_writer_left_is_hidden_and_can_be_cleared(tmp_path: Path) 
     assert os.listdir(path.parent) == [".keep.tmp-file"]
 
 
-def test_a_local_copy_is_fetched_once_and_anew_when_the_object_changes(s3: str, tmp_path: Path) -> None:
-    cache = str(tmp_path / "cache")
-    local = str(tmp_path / "here")
-    storage.write_bytes(local, b"x")
-    assert storage.local_copy(local, cache) == local
-    remote = storage.join(s3, "far.bin")
-    storage.write_bytes(remote, b"one")
-    copy = storage.local_copy(remote, cache)
-    assert storage.read_bytes(copy) == b"one"
-    assert storage.local_copy(remote, cache) == copy
-    storage.write_bytes(remote, b"three")
-    assert storage.read_bytes(storage.local_copy(remote, cache)) == b"three"
-
-
 def test_large_objects_survive_the_way_to_the_store(s3: str) -> None:
     data = os.urandom(1 << 20) * 6
     storage.write_bytes(storage.join(s3, "large"), data)

@@ -397,19 +397,3 @@ def local_file(path: str) -> Iterator[str]:
         with open_stream(path) as source, open(target, "wb") as file:
             shutil.copyfileobj(source, file, _READ_AHEAD)
         yield target
-
-
-def local_copy(path: str, cache_dir: str) -> str:
-    """Return a local path with the content of `path`: itself if local, else a copy kept in `cache_dir`.
-
-    The copy's name holds the store's stamp, so a changed object is fetched anew.
-    """
-    path = resolve(path)
-    if not is_remote(path):
-        return path
-    found = info(path)
-    key = hashlib.sha256(f"{path}\n{found.size}\n{found.stamp}".encode()).hexdigest()[:24]
-    target = os.path.join(cache_dir, f"{key}-{name(path)}")
-    if not os.path.exists(target):
-        copy_file(path, target)
-    return target

@@ -283,10 +283,6 @@ def _even_split(values: IntArray, pieces: int) -> list[IntArray]:
     return [values[bounds[n] : bounds[n + 1]] for n in range(pieces)]
 
 
-def _random(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-
-
 def _shuffled(size: int, *key: int) -> IntArray:
     """Return the numbers below `size` in random order.
 
