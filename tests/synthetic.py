@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from lstm_embed.base import storage
 from lstm_embed.corpus.pieces import MARK, SPECIAL_PIECES
 from lstm_embed.corpus.token_set import FORMAT, KIND, SCHEMA, VOCABULARY, TokenSet, count_rows
 from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED, Vocabulary
-from lstm_embed.ledger import fingerprint, seal
+from lstm_embed.ledger import PartRecord, PartStore, fingerprint, seal
 
 NUM_TOPICS = 8
 
@@ -48,38 +49,47 @@ def write_token_set(
     ids = np.concatenate([table["ids"].combine_chunks().flatten().to_numpy() for table in tables])
     vocabulary = make_vocabulary(num_words, np.bincount(ids - FIRST_LEARNED, minlength=num_words))
     vocabulary.save(storage.join(path, VOCABULARY))
-    parts = []
+    records = []
     for number, table in enumerate(tables):
-        name = f"part-{number:08d}-0000.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        storage.write_bytes(storage.join(path, "parts", name), sink.getvalue())
         lengths = table["ids"].combine_chunks().value_lengths().to_numpy()
         holdout = count_rows(table["article"].to_numpy(), lengths, holdout_every)
         stats = {"holdout": holdout, "tokens": int(lengths.sum())}
-        parts.append(
-            {
-                "name": name,
-                "rows": len(table),
-                "stats": stats,
-                "fingerprint": f"{seed}-{number}",
-                "input_digest": "none",
-            }
-        )
+        store = PartStore(path, f"{seed}-{number}")
+        records.append(store.record(number, 0, last=True, rows=len(table), input_digest="none", stats=stats))
+        store.write_table(records[-1], table)
     text = {"profile": "default", "language": "en", "split": "sentencex", "max_tokens": 512}
+    write_manifest(
+        path,
+        KIND,
+        records,
+        settings={"text": text, "content_format": FORMAT},
+        holdout_every=holdout_every,
+        vocabulary=vocabulary.fingerprint,
+        totals={"tokens": len(ids)},
+    )
+    return TokenSet.open(path)
+
+
+def write_manifest(path: str, kind: str, records: Sequence[PartRecord], **more: Any) -> None:
+    """Write the manifest of a folder of parts.
+
+    Args:
+        path: The folder.
+        kind: What it holds.
+        records: Those of its parts, in order.
+        **more: What the manifest says besides.
+    """
     manifest = {
         "format": 1,
-        "kind": KIND,
-        "fingerprint": fingerprint([text, parts, vocabulary.fingerprint]),
-        "settings": {"text": text, "content_format": FORMAT},
-        "holdout_every": holdout_every,
-        "vocabulary": vocabulary.fingerprint,
-        "rows": sum(part["rows"] for part in parts),
-        "totals": {"tokens": len(ids)},
-        "parts": parts,
+        "kind": kind,
+        "fingerprint": fingerprint([[asdict(record) for record in records], more]),
+        "units": sorted({record.unit for record in records}),
+        "rows": sum(record.rows for record in records),
+        "totals": {},
+        **more,
+        "parts": [{"name": record.stem + ".parquet", **asdict(record)} for record in records],
     }
     storage.write_json(storage.join(path, "manifest.json"), manifest)
-    return TokenSet.open(path)
 
 
 def vocabulary_of(words: Sequence[str], counts: npt.ArrayLike | None = None) -> Vocabulary:

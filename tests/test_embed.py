@@ -32,7 +32,7 @@ from lstm_embed.base.errors import FingerprintMismatch, InputError, TooMuchRejec
 from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
 from lstm_embed.embedding.embed import EmbedStage, embed
-from lstm_embed.embedding.vectors import Embeddings, read_about
+from lstm_embed.embedding.vectors import Embeddings
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.stages.runner import open_books
 
@@ -214,7 +214,8 @@ def test_an_output_has_the_embedding_that_was_asked_for_and_says_so(
     settings = storage.read_json(f"{config.output}/manifest.json")["settings"]
     assert settings["embedding"] == summary.facts["embedding"] == Embeddings(config.output).embedding == embedding
     assert settings["model"] == SentenceEncoder.load(model).fingerprint
-    assert read_about(Embeddings(config.output).part_paths[0])["embedding"] == embedding
+    about = pq.read_metadata(Embeddings(config.output).parts[0].path).metadata[b"lstm_embed.vectors"]
+    assert json.loads(about)["embedding"] == embedding
 
 
 def test_the_embedding_of_the_model_is_the_default_and_named_it_is_the_same(config: EmbedConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from embedding_help import (
@@ -173,6 +174,7 @@ def test_a_token_set_keeps_its_counts_and_what_is_made_of_it_follows(config: Emb
     embeddings = change(config, input=(tokens_config.output,))
     embed_here(embeddings)
     before = TokenSet.open(tokens_config.output)
+    schemas = [before.read_part(number).schema for number in range(len(before.parts))]
     erase(tokens_config.output, IDS)
     after = TokenSet.open(tokens_config.output)
     assert not any(f"Secret{id_} " in contents(tokens_config.output) for id_ in IDS)
@@ -181,7 +183,7 @@ def test_a_token_set_keeps_its_counts_and_what_is_made_of_it_follows(config: Emb
     tokens = 0
     for number, part in enumerate(after.parts):
         table = after.read_part(number)
-        assert table.schema.equals(before.read_part(number).schema)
+        assert table.schema.equals(schemas[number])
         lengths = table["ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
         assert part.stats["holdout"] == count_rows(table["article"].to_numpy(), lengths, 5)
         assert part.rows == table.num_rows
@@ -363,13 +365,36 @@ def test_what_cannot_be_erased_is_refused(config: EmbedConfig, model: str, tmp_p
         erase(config.output, IDS)
 
 
+def test_parts_under_each_others_names_are_refused_and_nothing_else_is_lost(config: EmbedConfig) -> None:
+    embed_here(config)
+    before = read_rows(config.output)
+    parts = sorted((Path(config.output) / "parts").iterdir())
+    first, second = parts[0].read_bytes(), parts[1].read_bytes()
+    parts[0].write_bytes(second)
+    parts[1].write_bytes(first)
+    with pytest.raises(InputError, match=r"it says that it is part-.*remove the file and run erase again"):
+        erase(config.output, ["0"])
+    assert [part.read_bytes() for part in parts[:2]] == [second, first]
+    parts[0].unlink()
+    parts[1].unlink()
+    summary = erase(config.output, [])
+    assert "parts of" in summary.notes[0]
+    assert "run embed" in summary.notes[0]
+    embed_here(config)
+    assert read_rows(config.output)["article_id"].equals(
+        before.filter(pc.not_equal(before["article_id"], "0"))["article_id"]
+    )
+
+
 def test_the_job_takes_ids_from_flags_and_a_file(config: EmbedConfig, tmp_path: Path) -> None:
     embed_here(config)
-    (tmp_path / "ids.txt").write_text("8\n\n 31 \nnobody\n")
+    (tmp_path / "ids.txt").write_bytes(b"8\r\n\n31\n 9 \n")
     result = run_job("erase", config.output, "--article-id", "7", "--ids", str(tmp_path / "ids.txt"))
     assert "articles erased 3" in result.stdout
     assert "1 of 4 ids are in no part" in result.stderr
-    assert not set(IDS) & set(read_rows(config.output)["article_id"].to_pylist())
+    left = set(read_rows(config.output)["article_id"].to_pylist())
+    assert not set(IDS) & left
+    assert "9" in left  # blanks are part of an id
     result = run_job("erase", config.output, check=False)
     assert result.returncode == 2
     assert "no article id given (--article-id, --ids)" in result.stderr

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED
@@ -21,7 +19,8 @@ from lstm_embed.evaluation import classification, labelled, retrieval, similarit
 from lstm_embed.evaluation.baselines import Tokens, averaging_baselines
 from lstm_embed.evaluation.corpora import EmbeddedCorpus, Sentences, shipped_sentences, token_set_sentences
 from lstm_embed.evaluation.decoding import Answer, Decode, decoding, most_frequent_word, nearest_sentence
-from tests.synthetic import vocabulary_of, write_token_set
+from lstm_embed.ledger import PartStore
+from tests.synthetic import vocabulary_of, write_manifest, write_token_set
 
 VOCABULARY = vocabulary_of(["the", "cat", "sat"], [20, 3, 2])
 WORDS = slice(FIRST_LEARNED, FIRST_LEARNED + 3)
@@ -200,7 +199,7 @@ def test_a_set_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
 def write_embeddings(
     path: Path, keys: Sequence[str | None], vectors: np.ndarray, rows_a_part: int, **columns: list
 ) -> str:
-    parts = []
+    store, records = PartStore(str(path), "f"), []
     for number, start in enumerate(range(0, len(keys), rows_a_part)):
         some = slice(start, start + rows_a_part)
         flat = pa.array(vectors[some].astype(np.float16).ravel())
@@ -211,11 +210,9 @@ def write_embeddings(
                 **{name: values[some] for name, values in columns.items()},
             }
         )
-        (path / "parts").mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path / "parts" / f"part-{number:08d}-0000.parquet")
-        parts.append({"name": f"part-{number:08d}-0000.parquet", "rows": len(table)})
-    manifest = {"format": 1, "kind": "embeddings", "fingerprint": "e", "model": "m", "rows": len(keys), "parts": parts}
-    storage.write_json(str(path / "manifest.json"), manifest)
+        records.append(store.record(number, 0, last=True, rows=len(table), input_digest=""))
+        store.write_table(records[-1], table)
+    write_manifest(str(path), "embeddings", records, model="m")
     return str(path)
 
 

@@ -22,6 +22,7 @@ from embedding_help import (
     write_articles,
 )
 from stages_help import units_here, without_ray
+from synthetic import write_manifest
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
@@ -42,7 +43,7 @@ def write_topics(path: Path, parts: int = 3, rows: int = 60) -> tuple[Embeddings
     made = VectorFormat(
         level="sentence", dtype="float32", normalize=False, text=True, empty="zero", row_group_rows=16, columns=()
     )
-    entries, topics = [], []
+    records, topics = [], []
     for number in range(parts):
         topic = rng.integers(0, TOPICS, rows)
         vectors = (centres[topic] + 0.1 * rng.normal(size=(rows, 8))) * rng.uniform(0.5, 5, (rows, 1))
@@ -57,21 +58,11 @@ def write_topics(path: Path, parts: int = 3, rows: int = 60) -> tuple[Embeddings
                 "text": texts,
             }
         )
-        record = store.record(number, 0, last=True, rows=rows, input_digest=f"d{number}")
-        write_vectors(store, record, table, vectors.astype(np.float32), made, {})
-        entry = {"name": record.stem + ".parquet", "rows": rows, "fingerprint": "f", "input_digest": f"d{number}"}
-        entries.append(entry)
+        records.append(store.record(number, 0, last=True, rows=rows, input_digest=f"d{number}"))
+        write_vectors(store, records[-1], table, vectors.astype(np.float32), made, {})
         topics.append(np.where(zero, -1, topic).tolist())
-    manifest = {
-        "format": 1,
-        "kind": KIND,
-        "fingerprint": "e",
-        "model": "m",
-        "settings": {"kind": KIND, "embedding": "joined", "precision": "fp32", "vectors": {"level": "sentence"}},
-        "rows": parts * rows,
-        "parts": entries,
-    }
-    storage.write_json(str(path / "manifest.json"), manifest)
+    settings = {"kind": KIND, "embedding": "joined", "precision": "fp32", "vectors": {"level": "sentence"}}
+    write_manifest(str(path), KIND, records, model="m", settings=settings)
     return Embeddings(str(path)), topics
 
 
@@ -179,8 +170,8 @@ def test_too_few_vectors_are_refused(config: GroupConfig, here: None, tmp_path: 
 
 
 def test_rows_are_drawn_once_a_round_and_mixed(config: GroupConfig) -> None:
-    paths = Embeddings(config.embeddings).part_paths
-    drawn = draw_rows(paths, 0, 50)
+    parts = Embeddings(config.embeddings).parts
+    drawn = draw_rows(parts, 0, 50)
     total = sum(len(np.flatnonzero(v.any(axis=1))) for _, v in Embeddings(config.embeddings).batches([]))
     first_round: list[np.ndarray] = []
     while sum(map(len, first_round)) < total:

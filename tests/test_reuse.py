@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from lstm_embed.base.progress import SILENT
 from lstm_embed.embedding import reuse as reuse_module
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.reuse import EarlierVectors, build_index
+from lstm_embed.ledger import PartStore
+from lstm_embed.ledger.parts import PartInfo
 
 Articles = list[dict[str, Any]]
 
@@ -213,6 +216,9 @@ def test_sentences_that_are_cut_otherwise_now_are_encoded(config: EmbedConfig, t
     pq.write_table(
         table.set_column(table.schema.get_field_index("end"), "end", pa.array(moved)), part, row_group_size=16
     )
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    next(entry for entry in manifest["parts"] if entry["name"] == part.name)["bytes"] = part.stat().st_size
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
     summary = embed_here(change(config, output=str(tmp_path / "new"), reuse=config.output))
     assert num_encoded(summary) == 2
 
@@ -279,8 +285,6 @@ def test_an_unfinished_or_wrong_folder_lends_nothing(config: EmbedConfig, model:
 
 
 def test_the_index_finds_every_article_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyarrow.parquet as pq
-
     monkeypatch.setattr(reuse_module, "_ENTRIES_AT_ONCE", 64)
     monkeypatch.setattr(reuse_module, "_CACHED_BYTES", 3000)
     rng = np.random.default_rng(0)
@@ -306,8 +310,9 @@ def test_the_index_finds_every_article_and_no_other(tmp_path: Path, monkeypatch:
                 "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), 5),
             }
         )
-        sources.append(str(tmp_path / f"{number}.parquet"))
-        pq.write_table(table, sources[-1], row_group_size=7)
+        store = PartStore(str(tmp_path), "f")
+        store.write_table(store.record(number, 0, last=True, rows=len(table), input_digest=""), table, row_group_size=7)
+        sources.append(PartInfo.at(store.path(number, 0)))
     earlier = EarlierVectors(build_index(str(tmp_path / "index"), sources, article_rows=False, report=SILENT), 5)
     assert len(expected) > 100
     digests = [*expected, *(rng.bytes(16) for _ in range(50))]

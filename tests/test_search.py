@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from embedding_help import change, embed_here, make_articles, matrix, read_rows, save_model, write_articles
+from synthetic import write_manifest
 
-from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.embedding import search as search_module
 from lstm_embed.embedding.config import EmbedConfig, SearchConfig
@@ -23,20 +23,17 @@ def write_output(path: Path, parts: list[np.ndarray]) -> Embeddings:
     made = VectorFormat(
         level="sentence", dtype="float32", normalize=False, text=True, empty="zero", row_group_rows=16, columns=()
     )
-    entries = []
+    records = []
     for number, vectors in enumerate(parts):
         rows = len(vectors)
         names = [f"{number}-{row}" for row in range(rows)]
         table = pa.table(
             {"article_id": names, "title": names, "sentence": np.arange(rows, dtype=np.int32), "text": names}
         )
-        record = store.record(number, 0, last=True, rows=rows, input_digest="")
-        write_vectors(store, record, table, vectors.astype(np.float32), made, {})
-        entries.append({"name": record.stem + ".parquet", "rows": rows})
+        records.append(store.record(number, 0, last=True, rows=rows, input_digest=""))
+        write_vectors(store, records[-1], table, vectors.astype(np.float32), made, {})
     settings = {"kind": KIND, "embedding": "joined", "precision": "fp32", "vectors": {"level": "sentence"}}
-    rows = sum(map(len, parts))
-    manifest = {"format": 1, "kind": KIND, "model": "m", "settings": settings, "rows": rows, "parts": entries}
-    storage.write_json(str(path / "manifest.json"), manifest)
+    write_manifest(str(path), KIND, records, model="m", settings=settings)
     return Embeddings(str(path))
 
 
@@ -128,7 +125,7 @@ def test_progress_counts_the_parts(corpus: EmbedConfig) -> None:
 
     embeddings = Embeddings(corpus.output)
     search(embeddings, np.ones((1, embeddings.dimension), np.float32), 1, Report())
-    assert seen[-1] == (len(embeddings.part_paths),) * 2
+    assert seen[-1] == (len(embeddings.parts),) * 2
 
 
 @pytest.mark.parametrize(("fields", "message"), [({"top_k": 0}, "--top-k"), ({"query": ()}, "--query")])

@@ -76,7 +76,7 @@ def test_damage_is_noticed_when_it_is_read_and_prepare_mends_what_is_cut_off(mad
     middle[len(whole) // 3] ^= 0xFF
     part.write_bytes(bytes(middle))
     with pytest.raises(
-        InputError, match=r"part-00000000-0001.parquet is damaged .*remove the file and run prepare again"
+        InputError, match=r"part-00000000-0001.parquet is damaged.*remove the file and run prepare again"
     ):
         TokenSet.open(made).read_part(1)
     part.unlink()

@@ -15,7 +15,7 @@ from embedding_help import embed_here, make_articles, matrix, read_rows, save_mo
 
 from lstm_embed.base.errors import InputError
 from lstm_embed.embedding.config import EmbedConfig
-from lstm_embed.embedding.vectors import Embeddings, VectorFormat, read_about, unit_rows, write_vectors
+from lstm_embed.embedding.vectors import Embeddings, VectorFormat, unit_rows, write_vectors
 from lstm_embed.ledger import PartStore
 
 
@@ -129,7 +129,7 @@ def test_this_package_reads_batches_beside_their_columns(output: Path, expected:
 
 def test_the_footer_says_what_the_vectors_are(output: Path, expected: np.ndarray) -> None:
     part = next((output / "parts").iterdir())
-    about = read_about(str(part))
+    about = json.loads(pq.read_metadata(part).metadata[b"lstm_embed.vectors"])
     assert about["dimension"] == expected.shape[1]
     assert about["dtype"] == str(expected.dtype)
     assert (about["level"], about["normalized"], about["precision"]) == ("sentence", False, "fp32")

@@ -11,7 +11,7 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.readers import FORMATS
 from lstm_embed.corpus.readers.source import file_suffix
-from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.ledger.manifest import UnitManifest, read_manifest
 
 _SUFFIXES = {suffix for form in FORMATS for suffix in form.SUFFIXES}
 
@@ -97,7 +97,7 @@ def _matches(path: str) -> tuple[list[storage.FileInfo], list[storage.FileInfo]]
     """Return the files that one given path stands for, and those in its folders that have other names."""
     if storage.is_dir(path):
         if storage.exists(storage.join(path, "job.json")):
-            names = {part["name"] for part in read_manifest(path, kind="articles")["parts"]}
+            names = {part["name"] for part in read_manifest(path, kind="articles", declared=UnitManifest)["parts"]}
             parts = storage.list_files(storage.join(path, "parts"))
             return [file for file in parts if storage.name(file.path) in names], []
         return _usable(path, storage.list_files(path))

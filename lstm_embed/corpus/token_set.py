@@ -7,18 +7,20 @@ is validated on the same articles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pydantic
+from typing_extensions import TypedDict
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
+from lstm_embed.base.settings import Range
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.ledger.manifest import UnitManifest, listed_parts, read_manifest
+from lstm_embed.ledger.parts import PartInfo, open_part
 
 KIND = "token_set"
 FORMAT = 3
@@ -45,16 +47,16 @@ character offsets into the article's text, `article_hash` is the BLAKE2b of that
 rows of the article. `text` is absent where the user asked for that."""
 
 
-@dataclass(frozen=True)
-class PartInfo:
-    """One part of a token set."""
+@pydantic.with_config(pydantic.ConfigDict(extra="allow"))
+class _Settings(TypedDict):
+    text: dict[str, Any]
+    content_format: NotRequired[int]
 
-    name: str
-    path: str
-    rows: int
-    stats: dict[str, Any]
-    identity: str
-    """Changes exactly when the part's content does."""
+
+class _Manifest(UnitManifest):
+    settings: _Settings
+    holdout_every: Annotated[int, Range(1)]
+    vocabulary: str
 
 
 class TokenSet:
@@ -70,7 +72,7 @@ class TokenSet:
 
     def __init__(self, path: str) -> None:
         self.path = storage.resolve(path)
-        manifest = read_manifest(self.path, kind=KIND)
+        manifest = read_manifest(self.path, kind=KIND, declared=_Manifest)
         made_by = manifest["settings"].get("content_format", 1)
         if made_by != FORMAT:
             version = {1: "0.1", 2: "0.2"}.get(made_by, "of another version")
@@ -79,7 +81,7 @@ class TokenSet:
                 "with this version"
             )
         self.fingerprint: str = manifest["fingerprint"]
-        self.settings: dict[str, Any] = manifest["settings"]
+        self.settings = dict(manifest["settings"])
         self.tokenizer: dict[str, Any] = manifest["settings"]["text"]
         """How text became tokens: `profile`, `language`, `split`, …"""
         self.holdout_every: int = manifest["holdout_every"]
@@ -87,16 +89,7 @@ class TokenSet:
         self.num_rows: int = manifest["rows"]
         self.totals: dict[str, Any] = manifest["totals"]
         self.num_tokens: int = self.totals.get("tokens", 0)
-        self.parts = [
-            PartInfo(
-                part["name"],
-                storage.join(self.path, "parts", part["name"]),
-                part["rows"],
-                part["stats"],
-                f"{part['fingerprint']}-{part['input_digest']}",
-            )
-            for part in manifest["parts"]
-        ]
+        self.parts = listed_parts(self.path, manifest)
         self._vocabulary: Vocabulary | None = None
 
     @classmethod
@@ -117,26 +110,24 @@ class TokenSet:
         return self._vocabulary
 
     def as_files(self) -> list[storage.FileInfo]:
-        """Return the parts as input of a stage: measured in rows, changed where their content is another."""
-        return [storage.FileInfo(part.path, part.rows, part.identity) for part in self.parts]
+        """Return the parts as input of a stage."""
+        return [part.as_file for part in self.parts]
 
     def read_part(self, index: int, columns: list[str] | None = None) -> pa.Table:
         """Return the rows of one part in corpus order, or some of their columns."""
-        return read_part(self.parts[index].path, columns)
+        return read_part(self.parts[index], columns)
 
 
-def read_part(path: str, columns: list[str] | None = None) -> pa.Table:
-    """Return the rows of one part of a token set.
+def read_part(part: PartInfo | str, columns: list[str] | None = None) -> pa.Table:
+    """Return the rows of one part of a token set, or some of their columns.
 
     Raises:
-        InputError: if the file is damaged.
+        FileNotFoundError: if it is not there.
+        InputError: if the file is damaged, or not the part that is meant.
     """
-    with storage.open_input(path) as file:
-        try:
-            return pq.read_table(file, columns=columns, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            what = " ".join(str(error).split())
-            raise InputError(f"{path} is damaged ({what}); remove the file and run prepare again") from None
+    needed = pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names if columns or name != "text"])
+    with open_part(part, "prepare", needed) as file:
+        return file.read(columns)
 
 
 def is_held_out(article: npt.NDArray[np.int32], holdout_every: int) -> npt.NDArray[np.bool_]:

@@ -23,11 +23,11 @@ from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.base.settings import deciding
 from lstm_embed.embedding.config import DecodeConfig
-from lstm_embed.embedding.vectors import Embeddings, Matrix, read_slice, to_matrix
+from lstm_embed.embedding.vectors import Embeddings, Matrix, open_vectors, read_slice, to_matrix
 from lstm_embed.embedding.worker import committed, compute_alone, open_model
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Unit, Work
 from lstm_embed.ledger.erased import Erased
-from lstm_embed.ledger.parts import read_record
+from lstm_embed.ledger.parts import PartInfo
 from lstm_embed.ledger.units import read_plan
 from lstm_embed.stages.pool import find_workers, pool_needs
 from lstm_embed.stages.preflight import Needs
@@ -184,7 +184,7 @@ class DecodeStage(UnitStage[DecodeConfig]):
         """Return the rows a second that one worker decodes, measured on a few of them."""
         encoder = self.embeddings.encoder(self.model)
         for unit in work.pending[:1]:
-            vectors = _vectors(read_slice(unit.spans[0].path, 0, _SAMPLE_ROWS))
+            vectors = _vectors(read_slice(unit.spans[0].as_part, 0, _SAMPLE_ROWS))
             encoder.decode(vectors[:1])  # what is made ready once
             started = time.monotonic()
             encoder.decode(vectors)
@@ -206,13 +206,12 @@ class CutPart:
             InputError: if the part is not what it was when the job began.
         """
         span = unit.spans[0]
-        made = read_record(span.path)
-        if made is None or f"{made.fingerprint}-{made.input_digest}" != span.stamp:
-            raise InputError(f"{span.path} changed while the job ran; run the command again when it is at rest")
-        for number, first in enumerate(range(0, max(made.rows, 1), self.part_rows)):
+        with open_vectors(unit.spans[0].as_part) as file:
+            total = file.metadata.num_rows
+        for number, first in enumerate(range(0, max(total, 1), self.part_rows)):
             if number >= unit.committed:
-                rows = min(self.part_rows, made.rows - first)
-                last = first + rows == made.rows
+                rows = min(self.part_rows, total - first)
+                last = first + rows == total
                 record = self.store.record(unit.number, number, last=last, rows=rows, input_digest=span.stamp)
                 yield record, pa.table({"path": [span.path], "first": [first]})
 
@@ -249,7 +248,8 @@ class DecodeChunk:
         """Decode a chunk, commit it and return the record of the part as written; one that is there is left as it is."""
         if found := committed(self._store, record):
             return found
-        rows = read_slice(table["path"][0].as_py(), table["first"][0].as_py(), record.rows)
+        part = PartInfo.at(table["path"][0].as_py(), record.input_digest)
+        rows = read_slice(part, table["first"][0].as_py(), record.rows)
         rows = rows.filter(pa.array(~self._erased.marks(rows["article_id"])))
         with self._decoding:
             compute_alone()

@@ -11,9 +11,14 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.embedding.vectors import KIND
 from lstm_embed.ledger import PartStore, Work
 from lstm_embed.ledger.erased import read_lines, refuse_unfinished, write_lines
-from lstm_embed.ledger.parts import parse_name, read_record
+from lstm_embed.ledger.manifest import UnitManifest, listed_parts, read_manifest
+from lstm_embed.ledger.parts import PartInfo, parse_name, read_record
 from lstm_embed.ledger.plan import READERS, differences
-from lstm_embed.ledger.sealed import read_manifest
+
+
+class _Manifest(UnitManifest):
+    settings: dict[str, Any]
+
 
 _TEXT_RULE = ("language", "split", "profile", "max_tokens", "drop_repeated")
 
@@ -23,7 +28,7 @@ class Earlier:
     """An earlier output whose vectors may be reused."""
 
     path: str
-    parts: list[str]
+    parts: list[PartInfo]
     """Its parts; none if it was made otherwise."""
     message: str
     """What the user is told of it."""
@@ -42,14 +47,13 @@ class Earlier:
         """
         path = storage.resolve(path)
         refuse_unfinished(path)
-        manifest = read_manifest(path, kind=KIND)
+        manifest = read_manifest(path, kind=KIND, declared=_Manifest)
         made, wanted = deciding(manifest["settings"]), deciding(settings)
         if made != wanted:
             return cls(
                 path, [], f"{path} was made otherwise ({differences(made, wanted)}); every vector is computed anew"
             )
-        parts = [storage.join(path, "parts", part["name"]) for part in manifest["parts"]]
-        return cls(path, parts, f"vectors of unchanged articles are copied from {path}")
+        return cls(path, listed_parts(path, manifest), f"vectors of unchanged articles are copied from {path}")
 
     def inherit_erased(self, output: str) -> None:
         """Leave out of `output` too what was erased from the earlier output."""
@@ -75,7 +79,7 @@ def deciding(settings: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"settings of an output of embed lack {error}; it was made by another version") from None
 
 
-def leftovers(store: PartStore, work: Work) -> list[str]:
+def leftovers(store: PartStore, work: Work) -> list[PartInfo]:
     """Return the parts in a job's own output whose input changed, moved or is gone, in order.
 
     These are the parts of units that left the plan (they stay until the folder is finished), and of complete units whose
@@ -92,7 +96,7 @@ def leftovers(store: PartStore, work: Work) -> list[str]:
     with ThreadPoolExecutor(READERS) as pool:
         records = list(pool.map(read_record, paths))
     return [
-        path
+        PartInfo.at(path, record.identity)
         for path, record in zip(paths, records, strict=True)
         if record is not None and record.fingerprint == store.fingerprint
     ]

@@ -33,6 +33,7 @@ from lstm_embed.embedding.vectors import KIND, VectorFormat, refuse_earlier
 from lstm_embed.embedding.worker import REUSED, EmbedChunk
 from lstm_embed.ledger import PartStore, Span, Work
 from lstm_embed.ledger.erased import Erased
+from lstm_embed.ledger.manifest import JOB, read_folder_config
 from lstm_embed.ledger.parts import rejected_files
 from lstm_embed.model.config import OriginalConfig, config_from_dict
 from lstm_embed.stages.pool import find_workers, pool_needs
@@ -76,8 +77,8 @@ class EmbedStage(UnitStage[EmbedConfig]):
         self.size_unit = ("rows", 1.0) if self.tokens else ("MB", 1e6)
         self.text = self._text_config()
         self.precision = self._precision()
-        job = storage.join(self.output, "job.json")
-        made: dict[str, Any] = storage.read_json(job).get("settings", {}) if storage.exists(job) else {}
+        job = storage.join(self.output, JOB)
+        made = dict(read_folder_config(job)["settings"]) if storage.exists(job) else {}
         refuse_earlier(self.output, made)
         self.format = VectorFormat(
             level=self.config.level,
@@ -114,8 +115,8 @@ class EmbedStage(UnitStage[EmbedConfig]):
 
     def _token_set(self) -> TokenSet | None:
         path = storage.resolve(self.config.input[0])
-        job = storage.join(path, "job.json")
-        if not storage.exists(job) or storage.read_json(job)["settings"]["kind"] != TOKEN_SET:
+        job = storage.join(path, JOB)
+        if not storage.exists(job) or read_folder_config(job)["settings"]["kind"] != TOKEN_SET:
             return None
         if len(self.config.input) > 1:
             raise InputError(f"--input names the token set {path} and more; expected one token set alone, or articles")
@@ -287,7 +288,7 @@ class EmbedStage(UnitStage[EmbedConfig]):
         read, ids = 0.0, None
         for unit in work.pending[:1]:
             if self.tokens:
-                ids = read_part(unit.spans[0].path, ["ids"])["ids"].combine_chunks()[:4096]
+                ids = read_part(unit.spans[0].as_part, ["ids"])["ids"].combine_chunks()[:4096]
                 read = float(len(ids))
                 continue
             chunk = next(UnitReader(unit.spans, self.text).chunks())

@@ -15,28 +15,78 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from typing_extensions import TypedDict
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
+from lstm_embed.base.settings import Range, parse_json, read_json
 from lstm_embed.corpus import token_set
 from lstm_embed.corpus.tasks import PARQUET, recounted
 from lstm_embed.embedding import decode, vectors
-from lstm_embed.ledger import PartRecord, PartStore, fingerprint
-from lstm_embed.ledger.erased import ERASING, Erased, digest, read_lines, write_lines
+from lstm_embed.ledger import PartStore, fingerprint
+from lstm_embed.ledger.erased import ERASING, Entry, Erased, digest, read_lines, write_lines
+from lstm_embed.ledger.manifest import (
+    JOB,
+    MANIFEST,
+    FolderConfig,
+    UnitManifest,
+    parse_manifest,
+    read_folder_config,
+    words,
+)
 from lstm_embed.ledger.owner import Owner, owned
-from lstm_embed.ledger.parts import parse_name, read_record
+from lstm_embed.ledger.parts import open_part, parse_name, read_record, record_of
 from lstm_embed.ledger.plan import add_counts
-from lstm_embed.ledger.sealed import MANIFEST
 
 _READERS = 8
+_Positive = Annotated[int, Range(1)]
+
+
+class _Text(TypedDict):
+    id_column: str
+
+
+class _Source(TypedDict):
+    text: _Text
+
+
+class _Vectors(TypedDict):
+    row_group_rows: _Positive
+
+
+class _TokenSetSettings(TypedDict):
+    text: _Text
+    holdout_every: _Positive
+
+
+class _TokenSetJob(TypedDict):
+    settings: _TokenSetSettings
+
+
+class _EmbeddingsSettings(TypedDict):
+    source: _Source
+    vectors: _Vectors
+
+
+class _EmbeddingsJob(TypedDict):
+    settings: _EmbeddingsSettings
+
+
+_JOBS: dict[str, tuple[str, Any]] = {
+    token_set.KIND: ("prepare", _TokenSetJob),
+    vectors.KIND: ("embed", _EmbeddingsJob),
+    decode.KIND: ("decode", FolderConfig),
+}
+"""What articles are erased from: the job that makes such a folder, and what its settings say."""
 
 
 def erase(output: str, article_ids: Sequence[str], report: Reporter = SILENT) -> Summary:
@@ -58,7 +108,7 @@ def erase(output: str, article_ids: Sequence[str], report: Reporter = SILENT) ->
     if not article_ids and not storage.exists(storage.join(output, ERASING)):
         raise InputError(f"no article id given (--article-id, --ids), and no erasure of {output} was interrupted")
     with owned(output) as owner:
-        manifest = _begin(output, article_ids)
+        manifest = _begin(output, settings["kind"], article_ids)
         erased = Erased.load(output)
         work = _Parts(output, settings, erased)
         found = work.rewrite(owner, report)
@@ -66,8 +116,7 @@ def erase(output: str, article_ids: Sequence[str], report: Reporter = SILENT) ->
         storage.remove_dir(storage.join(output, "staging"))
         storage.remove_temporaries(output)
         owner.check()
-        if manifest:
-            _write_manifest(output, manifest)
+        complete = manifest is None or _write_manifest(output, manifest)
         storage.remove(storage.join(output, ERASING))
     facts = {"articles erased": found["articles"], "parts rewritten": found["parts"], "excerpts removed": excerpts}
     return Summary(
@@ -77,32 +126,44 @@ def erase(output: str, article_ids: Sequence[str], report: Reporter = SILENT) ->
         row_name="rows removed",
         seconds=time.monotonic() - started,
         facts=facts,
+        notes=()
+        if complete
+        else (f"parts of {output} are missing; run {_JOBS[settings['kind']][0]} to make them again",),
     )
 
 
 def _settings(output: str) -> dict[str, Any]:
-    path = storage.join(output, "job.json")
-    if not storage.exists(storage.join(output, "job.json")):
+    path = storage.join(output, JOB)
+    if not storage.exists(path):
         if not storage.exists(output):
             raise FileNotFoundError(f"no folder at {output}")
-        raise InputError(f"{output} is no output folder of prepare, embed or decode: it has no job.json")
-    settings = dict(storage.read_json(path)["settings"])
-    if settings["kind"] not in (token_set.KIND, vectors.KIND, decode.KIND):
+        raise InputError(f"{output} is no output folder of prepare, embed or decode: it has no {JOB}")
+    kind = read_folder_config(path)["settings"]["kind"]
+    if kind not in _JOBS:
         raise InputError(
-            f"{output} holds {settings['kind'].replace('_', ' ')}; articles are erased from token sets, embeddings and "
-            "decoded text"
+            f"{output} holds {words(kind)}; articles are erased from token sets, embeddings and decoded text"
         )
-    return settings
+    return {**read_json(path, _JOBS[kind][1])["settings"], "kind": kind}
 
 
-def _begin(output: str, article_ids: Sequence[str]) -> dict[str, Any] | None:
+class _State(TypedDict):
+    """What is kept aside while articles are erased: the manifest, if there was one, and the new lines of the list."""
+
+    manifest: dict[str, Any] | None
+    lines: list[str]
+
+
+def _begin(output: str, kind: str, article_ids: Sequence[str]) -> dict[str, Any] | None:
     """Set the manifest aside and enter the ids into the list of what was erased; return the manifest, if there is one."""
     aside, manifest_path = storage.join(output, ERASING), storage.join(output, MANIFEST)
-    state: dict[str, Any] = {"manifest": None, "lines": []}
+    state: _State = {"manifest": None, "lines": []}
     if storage.exists(aside):
-        state = storage.read_json(aside)
+        state = read_json(aside, _State, advice="put it back from a copy")
     elif storage.exists(manifest_path):
-        state["manifest"] = storage.read_json(manifest_path)
+        state["manifest"] = read_json(manifest_path, dict[str, Any])
+    if state["manifest"] is not None:
+        # It is checked, and kept as it stands, with whatever it says besides.
+        parse_manifest(storage.to_json(state["manifest"]), manifest_path, kind=kind, declared=UnitManifest)
     lines = read_lines(output)
     state["lines"] += _new_lines([*lines, *state["lines"]], article_ids)
     storage.write_json(aside, state)
@@ -113,9 +174,9 @@ def _begin(output: str, article_ids: Sequence[str]) -> dict[str, Any] | None:
 
 def _new_lines(lines: Sequence[str], article_ids: Sequence[str]) -> list[str]:
     """Return lines for those articles that are not in the list yet."""
-    entries = [json.loads(line) for line in lines]
-    salt = entries[0]["salt"] if entries else secrets.token_hex(16)
-    known = {entry["id_hash"] for entry in entries if entry["salt"] == salt}
+    entries = [Entry.parse(line, "the list of erased articles") for line in lines]
+    salt = entries[0].salt if entries else secrets.token_hex(16)
+    known = {entry.id_hash for entry in entries if entry.salt == salt}
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     hashes = dict.fromkeys(digest(article_id, salt) for article_id in article_ids)
     return [json.dumps({"id_hash": h, "salt": salt, "time": now}) for h in hashes if h not in known]
@@ -131,29 +192,41 @@ class _Parts:
 
     def rewrite(self, owner: Owner, report: Reporter) -> dict[str, int]:
         """Rewrite the parts that hold erased articles, also parts of units that left the plan; return what was found."""
-        folder = storage.join(self._output, "parts")
-        paths = [file.path for file in storage.list_files(folder) if parse_name(storage.name(file.path))]
         found = {"parts": 0, "rows": 0}
         articles: set[str] = set()
-        with ThreadPoolExecutor(_READERS) as pool:
-            for number, (path, holds) in enumerate(zip(paths, pool.map(self._holds, paths), strict=True), 1):
-                if holds:
-                    owner.check()
-                    rows, ids = self._rewrite(path)
-                    found["parts"] += 1
-                    found["rows"] += rows
-                    articles.update(ids)
-                report.progress("erase", number, len(paths), "parts", rewritten=found["parts"])
+        # Looks again after rewriting, until it finds none.
+        while paths := self._holding(report):
+            for path in paths:
+                owner.check()
+                rows, ids = self._rewrite(path)
+                found["parts"] += 1
+                found["rows"] += rows
+                articles.update(ids)
         return found | {"articles": len(articles)}
 
+    def _holding(self, report: Reporter) -> list[str]:
+        """Return the parts that hold articles which were erased."""
+        files = storage.list_files(storage.join(self._output, "parts"))
+        paths = [file.path for file in files if parse_name(storage.name(file.path))]
+        found = []
+        with ThreadPoolExecutor(_READERS) as pool:
+            for number, (path, holds) in enumerate(zip(paths, pool.map(self._holds, paths), strict=True), 1):
+                found += [path] if holds else []
+                report.progress("erase", number, len(paths), "parts", holding=len(found))
+        return found
+
     def _holds(self, path: str) -> bool:
-        return bool(self._erased.marks(_read(path, ["article_id"])["article_id"]).any())
+        with self._open(path) as file:
+            return bool(self._erased.marks(file.read(["article_id"])["article_id"]).any())
+
+    def _open(self, path: str) -> AbstractContextManager[pq.ParquetFile]:
+        # Not the job that makes it again: as long as an erasure is unfinished, no other job touches the folder.
+        return open_part(path, "erase", pa.schema({"article_id": pa.string()}))
 
     def _rewrite(self, path: str) -> tuple[int, list[str]]:
         """Rewrite one part; return how many rows are gone, and the ids of the articles."""
-        record, table = read_record(path), _read(path)
-        if record is None:
-            raise _damaged(path, "its footer does not say what it is")
+        with self._open(path) as file:
+            record, table = record_of(file.metadata, storage.name(path)), file.read()
         marks = self._erased.marks(table["article_id"])
         gone, left = table.filter(pa.array(marks)), table.filter(pa.array(~marks))
         ids = sorted(pc.unique(gone["article_id"]).to_pylist())
@@ -174,7 +247,9 @@ class _Parts:
             stats=stats,
             input_digest=hashlib.sha256("\n".join(secret).encode()).hexdigest(),
         )
-        PartStore(self._output, record.fingerprint).write_table(new, left, **options)
+        store = PartStore(self._output, record.fingerprint)
+        assert store.path(record.unit, record.part) == path
+        store.write_table(new, left, **options)
         return gone.num_rows, ids
 
     def _options(self, table: pa.Table) -> dict[str, Any]:
@@ -185,20 +260,6 @@ class _Parts:
         return vectors.parquet_options(table, self._settings["vectors"]["row_group_rows"])
 
 
-def _read(path: str, columns: list[str] | None = None) -> pa.Table:
-    with storage.open_input(path) as file:
-        try:
-            return pq.read_table(file, columns=columns, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, str(error)) from None
-
-
-def _damaged(path: str, why: str) -> InputError:
-    return InputError(
-        f"{path} is damaged ({' '.join(why.split())}), so what it holds cannot be told; remove the file, then erase again"
-    )
-
-
 def _clean_quarantine(output: str, settings: dict[str, Any], erased: Erased) -> int:
     """Remove the excerpts that may be of an erased article: all that do not begin with the id of another one."""
     if settings["kind"] == decode.KIND:
@@ -207,11 +268,11 @@ def _clean_quarantine(output: str, settings: dict[str, Any], erased: Erased) -> 
     other_article = _begins_with_id(source["text"]["id_column"])
     removed = 0
     for file in storage.list_files(storage.join(output, "quarantine")):
-        lines = storage.read_bytes(file.path).decode("ascii").splitlines()
-        entries = [json.loads(line) for line in lines]
+        lines = storage.read_bytes(file.path).splitlines()
+        entries = [parse_json(line, dict[str, Any], f"a line of {file.path}") for line in lines]
         kept = len(entries)
         for entry in entries:
-            if "excerpt" in entry and ((id_ := other_article(entry["excerpt"])) is None or id_ in erased):
+            if "excerpt" in entry and ((id_ := other_article(str(entry["excerpt"]))) is None or id_ in erased):
                 del entry["excerpt"]
                 kept -= 1
         if kept < len(entries):
@@ -239,21 +300,27 @@ def _begins_with_id(id_column: str) -> Callable[[str], str | None]:
     return find
 
 
-def _write_manifest(output: str, old: dict[str, Any]) -> None:
-    """Write the manifest of the parts as they are now."""
+def _write_manifest(output: str, old: dict[str, Any]) -> bool:
+    """Write the manifest of the parts as they are now; return whether all those that it has to list are there."""
     sizes = {storage.name(file.path): file.size for file in storage.list_files(storage.join(output, "parts"))}
-    totals: dict[str, Any] = {}
+    names = [part["name"] for part in old["parts"]]
+    if not set(names) <= set(sizes):
+        return False
     with ThreadPoolExecutor(_READERS) as pool:
-        records = list(pool.map(_record, [storage.join(output, "parts", part["name"]) for part in old["parts"]]))
+        records = [
+            record
+            for record in pool.map(read_record, [storage.join(output, "parts", name) for name in names])
+            if record
+        ]
     entries = [
-        {"name": part["name"], **asdict(record), "bytes": sizes[part["name"]]}
-        for part, record in zip(old["parts"], records, strict=True)
+        {"name": name, **asdict(record), "bytes": sizes[name]} for name, record in zip(names, records, strict=True)
     ]
+    totals: dict[str, Any] = {}
     for record in records:
         add_counts(totals, record.stats)
     if [entry["input_digest"] for entry in entries] == [part["input_digest"] for part in old["parts"]]:
         storage.write_json(storage.join(output, MANIFEST), old)
-        return
+        return True
     identity = [[entry["name"], entry["fingerprint"], entry["input_digest"]] for entry in entries]
     manifest = {
         **old,
@@ -263,10 +330,4 @@ def _write_manifest(output: str, old: dict[str, Any]) -> None:
         "parts": entries,
     }
     storage.write_json(storage.join(output, MANIFEST), json.loads(json.dumps(manifest)))
-
-
-def _record(path: str) -> PartRecord:
-    record = read_record(path)
-    if record is None:
-        raise _damaged(path, "its footer does not say what it is")
-    return record
+    return True

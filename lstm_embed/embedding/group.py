@@ -25,8 +25,17 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.base.settings import deciding
 from lstm_embed.embedding.config import GroupConfig
-from lstm_embed.embedding.vectors import Embeddings, Matrix, read_vectors, to_matrix, unit_rows
+from lstm_embed.embedding.vectors import (
+    Embeddings,
+    Matrix,
+    finite_matrix,
+    open_vectors,
+    read_vectors,
+    to_matrix,
+    unit_rows,
+)
 from lstm_embed.ledger import PartRecord, PartStore, Unit, Work
+from lstm_embed.ledger.parts import PartInfo, open_part
 from lstm_embed.stages.runner import run_stage
 from lstm_embed.stages.stage import Job, Records, UnitStage
 
@@ -149,7 +158,7 @@ class GroupStage(UnitStage[GroupConfig]):
         """Return the rows a second that one CPU assigns, measured on one batch."""
         for unit in work.pending[:1]:
             started = time.monotonic()
-            for _, vectors in read_vectors(unit.spans[0].path, _ROW_COLUMNS, _BATCH_ROWS):
+            for _, vectors in read_vectors(unit.spans[0].as_part, _ROW_COLUMNS, _BATCH_ROWS):
                 assign(
                     unit_rows(vectors.astype(np.float32)), np.ones((self.config.clusters, vectors.shape[1]), np.float32)
                 )
@@ -171,7 +180,7 @@ def fit(embeddings: Embeddings, config: GroupConfig, report: Reporter = SILENT) 
     total = min(config.fit_rows, 10 * embeddings.num_rows)
     model = MiniBatchKMeans(config.clusters, random_state=config.seed, n_init=1, compute_labels=False)
     drawn = 0
-    for rows in draw_rows(embeddings.part_paths, config.seed, max(_BATCH_ROWS, 4 * config.clusters)):
+    for rows in draw_rows(embeddings.parts, config.seed, max(_BATCH_ROWS, 4 * config.clusters)):
         if not drawn and len(rows) < config.clusters:
             raise InputError(
                 f"{embeddings.path} has {len(rows)} vectors that are not zero; that is too few for {config.clusters} "
@@ -187,15 +196,15 @@ def fit(embeddings: Embeddings, config: GroupConfig, report: Reporter = SILENT) 
     return unit_rows(model.cluster_centers_.astype(np.float32))
 
 
-def draw_rows(paths: Sequence[str], seed: int, batch_rows: int) -> Iterator[Matrix]:
+def draw_rows(parts: Sequence[PartInfo], seed: int, batch_rows: int) -> Iterator[Matrix]:
     """Yield batches of unit vectors at random, over and over again; rows of zeros are left out, and none if all are.
 
     The row groups of all parts are read in random order, and the rows of some of them mixed.
     """
     rng = np.random.default_rng(seed)
     with ThreadPoolExecutor(_READERS) as pool:
-        counts = list(pool.map(_num_row_groups, paths))
-        groups = [(path, number) for path, count in zip(paths, counts, strict=True) for number in range(count)]
+        counts = list(pool.map(_num_row_groups, parts))
+        groups = [(part, number) for part, count in zip(parts, counts, strict=True) for number in range(count)]
         drawn = -1
         while drawn:
             order, drawn = rng.permutation(len(groups)), 0
@@ -212,15 +221,15 @@ def draw_rows(paths: Sequence[str], seed: int, batch_rows: int) -> Iterator[Matr
                 held = [mixed[end:]]
 
 
-def _num_row_groups(path: str) -> int:
-    with storage.open_input(path) as file:
-        return int(pq.read_metadata(file).num_row_groups)
+def _num_row_groups(part: PartInfo) -> int:
+    with open_vectors(part) as file:
+        return int(file.num_row_groups)
 
 
-def _group_rows(path: str, number: int) -> Matrix:
-    with storage.open_input(path) as file:
-        table = pq.ParquetFile(file).read_row_group(number, columns=["embedding"])
-    rows = unit_rows(to_matrix(table["embedding"].combine_chunks()).astype(np.float32))
+def _group_rows(part: PartInfo, number: int) -> Matrix:
+    with open_vectors(part) as file:
+        table = file.read_row_group(number, columns=["embedding"])
+    rows = unit_rows(finite_matrix(table["embedding"].combine_chunks(), part).astype(np.float32))
     return rows[rows.any(axis=1)]
 
 
@@ -264,13 +273,13 @@ class AssignTask:
         span = unit.spans[0]
         tables: list[pa.Table] = []
         candidates: list[pa.Table] = []
-        for rows, vectors in read_vectors(span.path, _ROW_COLUMNS, _BATCH_ROWS):
+        for rows, vectors in read_vectors(unit.spans[0].as_part, _ROW_COLUMNS, _BATCH_ROWS):
             cluster, cosine = assign(unit_rows(vectors.astype(np.float32)), centres)
             made = rows.append_column("cluster", pa.array(cluster)).append_column("cosine", pa.array(cosine))
             tables.append(made.drop_columns([name for name in ("text", "title") if name in made.column_names]))
             candidates = [_nearest([*candidates, made], self.num_nearest)]
         if not tables:
-            tables = [_empty_like(span.path)]
+            tables = [_empty_like(unit.spans[0].as_part)]
             candidates = tables[:1]
         table = pa.concat_tables(tables)
         clusters = table["cluster"].to_numpy()
@@ -289,9 +298,9 @@ class AssignTask:
         yield record
 
 
-def _empty_like(path: str) -> pa.Table:
-    with storage.open_input(path) as file:
-        schema = pq.read_schema(file)
+def _empty_like(part: PartInfo) -> pa.Table:
+    with open_vectors(part) as file:
+        schema = file.schema_arrow
     fields = [schema.field(name) for name in _ROW_COLUMNS if name in schema.names and name not in ("text", "title")]
     fields += [pa.field("cluster", pa.int32()), pa.field("cosine", pa.float32())]
     return pa.schema(fields).empty_table()
@@ -312,8 +321,8 @@ def merge_nearest(store: PartStore, stems: Sequence[str], num_clusters: int, num
     """Return the nearest rows of each group over all parts."""
     best: pa.Table | None = None
     for stem in stems:
-        with storage.open_input(storage.join(store.folder, f"{stem}.parquet")) as file:
-            table = pq.read_table(file).replace_schema_metadata(None)
+        with open_part(storage.join(store.folder, f"{stem}.parquet"), "group") as file:
+            table = file.read().replace_schema_metadata(None)
         best = _nearest([table] if best is None else [best, table], number)
     found: list[list[dict[str, Any]]] = [[] for _ in range(num_clusters)]
     for row in best.to_pylist() if best else []:

@@ -7,7 +7,7 @@ from lstm_embed.base.errors import InputError
 
 
 def read_list(path: str, what: str, flag: str) -> list[str]:
-    """Return the lines of a UTF-8 file without white space around them; blank lines are none.
+    """Return the lines of a UTF-8 file as they are, without their ends; blank lines are none.
 
     Args:
         path: Local or in an object store, plain or compressed.
@@ -21,10 +21,10 @@ def read_list(path: str, what: str, flag: str) -> list[str]:
     path = storage.resolve(path)
     with storage.open_stream(path) as file:
         try:
-            lines = file.read().decode("utf-8-sig").splitlines()
+            lines = file.read().decode("utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8 text ({error}); expected one {what} a line ({flag})") from None
-    found = [line.strip() for line in lines if line.strip()]
+    found = [line.removesuffix("\r") for line in lines if line.strip()]
     if not found:
         raise InputError(f"{path} holds no {what}; expected one a line ({flag})")
     return found

@@ -21,7 +21,6 @@ from lstm_embed.embedding.columns import carried
 from lstm_embed.embedding.config import split_column
 from lstm_embed.ledger import PartRecord, PartStore, Unit
 from lstm_embed.ledger.erased import Erased
-from lstm_embed.ledger.parts import read_record
 
 Chunk = tuple[PartRecord, pa.Table]
 """A part's record (without what the model adds) and its table: as `token_set.SCHEMA`, and the carried columns."""
@@ -67,10 +66,7 @@ class ReadUnit:
 
     def _token_part(self, unit: Unit) -> Iterator[Chunk]:
         span = unit.spans[0]
-        made = read_record(span.path)
-        if made is None or f"{made.fingerprint}-{made.input_digest}" != span.stamp:
-            raise InputError(f"{span.path} changed while the job ran; run the command again when it is at rest")
-        table = read_part(span.path)
+        table = read_part(span.as_part)
         # The same schema as from articles: without metadata, every column nullable.
         table = pa.table({name: table[name] for name in table.column_names})
         articles = len(pc.unique(table["article"]))

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lstm_embed.base import storage
+from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter
-from lstm_embed.embedding.vectors import Matrix, to_matrix
+from lstm_embed.embedding.vectors import Matrix, open_vectors, to_matrix
+from lstm_embed.ledger.parts import PartInfo
 
 _HASH_BYTES = 16
 _PLACE = np.dtype([("source", "<i4"), ("first", "<i4"), ("rows", "<i4")])
@@ -44,7 +45,7 @@ class Reuse:
 
     folder: str
     """Folder that holds the index."""
-    sources: tuple[str, ...]
+    sources: tuple[PartInfo, ...]
     """Earlier parts."""
     article_rows: bool
     """Whether a row is an article."""
@@ -60,7 +61,7 @@ class Reuse:
         return storage.join(self.folder, "places.bin")
 
 
-def build_index(folder: str, sources: Sequence[str], *, article_rows: bool, report: Reporter = SILENT) -> Reuse:
+def build_index(folder: str, sources: Sequence[PartInfo], *, article_rows: bool, report: Reporter = SILENT) -> Reuse:
     """Index the articles of earlier parts by the hashes of their texts.
 
     Args:
@@ -111,7 +112,7 @@ def _gathered(entries: Iterable[Places]) -> Iterator[Places]:
         yield np.concatenate(held)
 
 
-def _entries(sources: Sequence[str], article_rows: bool, report: Reporter) -> Iterator[Places]:
+def _entries(sources: Sequence[PartInfo], article_rows: bool, report: Reporter) -> Iterator[Places]:
     with ThreadPoolExecutor(_READERS) as pool:
         # A few parts ahead, not all of them at once.
         for start in range(0, len(sources), 4 * _READERS):
@@ -120,16 +121,12 @@ def _entries(sources: Sequence[str], article_rows: bool, report: Reporter) -> It
             report.progress("index earlier vectors", numbers[-1] + 1, len(sources), "parts")
 
 
-def _part_entries(path: str, source: int, article_rows: bool) -> Places:
+def _part_entries(part: PartInfo, source: int, article_rows: bool) -> Places:
     """Return an entry for each run of rows that are one article's."""
     try:
-        with storage.open_input(path) as file:
-            table = pq.read_table(
-                file,
-                columns=["article_hash"] if article_rows else ["article_hash", "sentence"],
-                page_checksum_verification=True,
-            )
-    except (OSError, pa.ArrowException):
+        with open_vectors(part) as file:
+            table = file.read(["article_hash"] if article_rows else ["article_hash", "sentence"])
+    except (FileNotFoundError, InputError, KeyError):
         return np.zeros(0, _ENTRY)
     hashes = hash_array(table["article_hash"])
     starts = np.ones(len(hashes), np.bool_)
@@ -219,7 +216,7 @@ class EarlierVectors:
                 piece = slice(max(0, first - begin), first + rows - begin)
                 keys.append(group_keys[piece])
                 vectors.append(group_vectors[piece])
-        except (OSError, pa.ArrowException):
+        except (FileNotFoundError, InputError, KeyError):
             keys, vectors = [], []
         if len(keys) == 1:
             return keys[0], vectors[0]
@@ -228,8 +225,8 @@ class EarlierVectors:
 
     def _row_group_ends(self, source: int) -> npt.NDArray[np.int64]:
         if source not in self._ends:
-            with storage.open_input(self._reuse.sources[source]) as file:
-                metadata = pq.read_metadata(file)
+            with open_vectors(self._reuse.sources[source]) as file:
+                metadata = file.metadata
             sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
             self._ends[source] = np.cumsum(np.array(sizes, np.int64))
         return self._ends[source]
@@ -238,9 +235,8 @@ class EarlierVectors:
         if (source, group) in self._groups:
             self._groups.move_to_end((source, group))
             return self._groups[source, group]
-        with storage.open_input(self._reuse.sources[source]) as file:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            table = parquet.read_row_group(group, columns=[*self._key_columns, "embedding"], use_threads=False)
+        with open_vectors(self._reuse.sources[source]) as file:
+            table = file.read_row_group(group, columns=[*self._key_columns, "embedding"], use_threads=False)
         found = self._keys(table), to_matrix(table["embedding"].combine_chunks())
         self._groups[source, group] = found
         while len(self._groups) > 1 and sum(matrix.nbytes for _, matrix in self._groups.values()) > _CACHED_BYTES:

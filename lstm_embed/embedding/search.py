@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter
-from lstm_embed.embedding.vectors import Embeddings, Matrix, read_vectors
+from lstm_embed.embedding.vectors import Embeddings, Matrix, open_vectors, read_vectors
+from lstm_embed.ledger.parts import PartInfo
 
 _HIDDEN = ("embedding", "article_hash")
 _BATCH_ROWS = 8192
@@ -73,15 +72,15 @@ def search(embeddings: Embeddings, queries: Matrix, top_k: int, report: Reporter
 
 def _search(embeddings: Embeddings, queries: Matrix, top_k: int, report: Reporter) -> list[list[Hit]]:
     best = _empty(len(queries), top_k)
-    paths = embeddings.part_paths
+    parts = embeddings.parts
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         # Arrow decodes and numpy multiplies outside the interpreter lock; a few parts at a time bound the memory.
-        for first in range(0, len(paths), 4 * threads):
-            group = range(first, min(first + 4 * threads, len(paths)))
-            for found in pool.map(lambda part: _search_part(paths[part], part, queries, top_k), group):
+        for first in range(0, len(parts), 4 * threads):
+            group = range(first, min(first + 4 * threads, len(parts)))
+            for found in pool.map(lambda number: _search_part(parts[number], number, queries, top_k), group):
                 best = _merge(best, found, top_k)
-            report.progress("search", group[-1] + 1, len(paths), "parts", rows=embeddings.num_rows)
+            report.progress("search", group[-1] + 1, len(parts), "parts", rows=embeddings.num_rows)
         rows = _fetch(embeddings, best)
     return [
         [Hit(float(score), rows[int(part), int(row)]) for score, part, row in zip(*each, strict=True) if part >= 0]
@@ -94,23 +93,19 @@ def _empty(num_queries: int, top_k: int) -> _Top:
     return _Top(np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64), np.full(shape, -1, np.int64))
 
 
-def _search_part(path: str, part: int, queries: Matrix, top_k: int) -> _Top:
+def _search_part(part: PartInfo, number: int, queries: Matrix, top_k: int) -> _Top:
     best = _empty(len(queries), top_k)
     offset = 0
     batch_rows = min(_BATCH_ROWS, max(256, _SCORES_AT_ONCE // max(1, len(queries))))
-    for _, vectors in read_vectors(path, (), batch_rows):
+    for _, vectors in read_vectors(part, (), batch_rows):
         cosines = _cosines(queries, vectors)
-        if np.isnan(cosines).any():
-            raise InputError(
-                f"{path} is damaged: it holds vectors that are no numbers; remove the file and run embed again"
-            )
         for query, scores in enumerate(cosines):
             # Of equal scores the earlier row wins, so a later one must be better than the worst that is kept.
             rows = np.flatnonzero(scores > best.scores[query, -1])
             if len(rows) > top_k:
                 rows = rows[scores[rows] >= np.partition(scores[rows], -top_k)[-top_k]]
             if len(rows):
-                _take(best, query, scores[rows], rows + offset, part)
+                _take(best, query, scores[rows], rows + offset, number)
         offset += len(vectors)
     return best
 
@@ -152,15 +147,14 @@ def _fetch(embeddings: Embeddings, best: _Top) -> dict[tuple[int, int], dict[str
             wanted.setdefault(part, set()).add(row)
     found = {}
     for part, rows in wanted.items():
-        for row, values in _rows(embeddings.part_paths[part], sorted(rows)):
+        for row, values in _rows(embeddings.parts[part], sorted(rows)):
             found[part, row] = values
     return found
 
 
-def _rows(path: str, rows: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(part: PartInfo, rows: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield some rows of a part without their vectors, reading only the row groups that hold them."""
-    with storage.open_input(path) as source:
-        file = pq.ParquetFile(source)
+    with open_vectors(part) as file:
         columns = [name for name in file.schema_arrow.names if name not in _HIDDEN]
         first = 0
         for group in range(file.num_row_groups):

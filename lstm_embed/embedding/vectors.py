@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic
+from typing_extensions import TypedDict
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.ledger import PartRecord, PartStore, provenance
-from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.ledger.manifest import JOB, UnitManifest, listed_parts, read_folder_config, read_manifest
+from lstm_embed.ledger.parts import PartInfo, open_part
 
 if TYPE_CHECKING:
     from lstm_embed.model.encoder import SentenceEncoder
 
 KIND = "embeddings"
+_REMEDY = "remove the file and run embed again"
 _METADATA_KEY = b"lstm_embed.vectors"
 
 Matrix = npt.NDArray[np.floating[Any]]
@@ -95,12 +100,6 @@ def made_with() -> dict[str, str]:
     return {name: here[name] for name in ("python", "lstm_embed", "torch", "pyarrow") if name in here}
 
 
-def read_about(path: str) -> dict[str, Any]:
-    """Return what a part's footer says of its vectors: model, dimension, dtype, normalized, level, versions…"""
-    with storage.open_input(path) as file:
-        return dict(json.loads((pq.read_metadata(file).metadata or {})[_METADATA_KEY]))
-
-
 def refuse_earlier(path: str, settings: Mapping[str, Any]) -> None:
     """Refuse a folder of vectors that version 0.1 wrote: it does not say what they consist of.
 
@@ -111,6 +110,24 @@ def refuse_earlier(path: str, settings: Mapping[str, Any]) -> None:
         raise InputError(
             f"{path} holds vectors made by lstm_embed 0.1; read it with that version, or embed again into another folder"
         )
+
+
+@pydantic.with_config(pydantic.ConfigDict(extra="allow"))
+class _Vectors(TypedDict):
+    level: str
+
+
+@pydantic.with_config(pydantic.ConfigDict(extra="allow"))
+class _Settings(TypedDict):
+    kind: str
+    embedding: NotRequired[str]
+    precision: str
+    vectors: _Vectors
+
+
+class _Manifest(UnitManifest):
+    settings: _Settings
+    model: str
 
 
 class Embeddings:
@@ -126,26 +143,26 @@ class Embeddings:
 
     def __init__(self, path: str) -> None:
         self.path = storage.resolve(path)
-        self.manifest = read_manifest(self.path, kind=KIND)
+        self.manifest = read_manifest(self.path, kind=KIND, declared=_Manifest)
         refuse_earlier(self.path, self.manifest["settings"])
         self.model_fingerprint: str = self.manifest["model"]
         self.embedding: str = self.manifest["settings"]["embedding"]
         self.precision: str = self.manifest["settings"]["precision"]
         self.level: str = self.manifest["settings"]["vectors"]["level"]
         self.num_rows: int = self.manifest["rows"]
-        self.part_paths = [storage.join(self.path, "parts", part["name"]) for part in self.manifest["parts"]]
+        self.parts = listed_parts(self.path, self.manifest)
 
     def as_files(self) -> list[storage.FileInfo]:
-        """Return the parts as input of a stage: measured in rows, changed where their content is another."""
-        return [
-            storage.FileInfo(path, part["rows"], f"{part['fingerprint']}-{part['input_digest']}")
-            for path, part in zip(self.part_paths, self.manifest["parts"], strict=True)
-        ]
+        """Return the parts as input of a stage."""
+        return [part.as_file for part in self.parts]
 
     @property
     def dimension(self) -> int:
         """Dimension of a vector; 0 if there is none."""
-        return int(read_about(self.part_paths[0])["dimension"]) if self.part_paths else 0
+        if not self.parts:
+            return 0
+        with open_vectors(self.parts[0]) as file:
+            return int(file.schema_arrow.field("embedding").type.list_size)
 
     def model_path(self, model: str = "") -> str:
         """Return the folder of the model that made the vectors.
@@ -175,11 +192,12 @@ class Embeddings:
 
     def _recorded_model(self) -> str:
         try:
-            return str(storage.read_json(storage.join(self.path, "job.json"))["config"]["model"])
-        except (FileNotFoundError, KeyError, TypeError, ValueError):
-            raise InputError(
-                f"{self.path} does not say where its model is; name the model's folder (--model)"
-            ) from None
+            recorded = read_folder_config(storage.join(self.path, JOB)).get("config", {}).get("model")
+        except (FileNotFoundError, InputError):
+            recorded = None
+        if not isinstance(recorded, str) or not recorded:
+            raise InputError(f"{self.path} does not say where its model is; name the model's folder (--model)")
+        return recorded
 
     @property
     def cpu_precision(self) -> str:
@@ -195,44 +213,68 @@ class Embeddings:
 
     def batches(self, columns: Sequence[str], rows: int = 8192) -> Iterator[tuple[pa.Table, Matrix]]:
         """Yield the rows in order: the asked columns that there are, and the vectors of shape (n, d)."""
-        for path in self.part_paths:
-            yield from read_vectors(path, columns, rows)
+        for part in self.parts:
+            yield from read_vectors(part, columns, rows)
 
 
-def read_vectors(path: str, columns: Sequence[str], rows: int = 8192) -> Iterator[tuple[pa.Table, Matrix]]:
-    """Yield the rows of one part in batches: some of its columns, and the vectors of shape (n, d)."""
-    with storage.open_input(path) as source:
-        try:
-            file = pq.ParquetFile(source, page_checksum_verification=True)
-            wanted = [name for name in columns if name in file.schema_arrow.names]
-            for batch in file.iter_batches(rows, columns=[*wanted, "embedding"]):
-                yield pa.table(batch).select(wanted), to_matrix(batch.column("embedding"))
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, error) from None
+@contextlib.contextmanager
+def open_vectors(part: PartInfo | str) -> Iterator[pq.ParquetFile]:
+    """Open a part of vectors; see `open_part`.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        InputError: if it is damaged, another part than is meant, or has no column of vectors.
+    """
+    with open_part(part, "embed") as file:
+        names = file.schema_arrow.names
+        kind = file.schema_arrow.field("embedding").type if "embedding" in names else pa.null()
+        if not (pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)):
+            raise InputError(f"{_path(part)} has no column embedding that holds vectors; {_REMEDY}")
+        yield file
 
 
-def read_slice(path: str, first: int, rows: int) -> pa.Table:
+def read_vectors(part: PartInfo | str, columns: Sequence[str], rows: int = 8192) -> Iterator[tuple[pa.Table, Matrix]]:
+    """Yield the rows of one part in batches: some of its columns, and the vectors of shape (n, d).
+
+    Raises:
+        InputError: as of `open_vectors`, or if a vector has a number that is not finite.
+    """
+    with open_vectors(part) as file:
+        wanted = [name for name in columns if name in file.schema_arrow.names]
+        for batch in file.iter_batches(rows, columns=[*wanted, "embedding"]):
+            yield pa.table(batch).select(wanted), finite_matrix(batch.column("embedding"), part)
+
+
+def read_slice(part: PartInfo | str, first: int, rows: int) -> pa.Table:
     """Return some rows of one part with all their columns; only the row groups that hold them are read."""
-    with storage.open_input(path) as source:
-        try:
-            file = pq.ParquetFile(source, page_checksum_verification=True)
-            sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-            ends = np.cumsum(sizes, dtype=np.int64)
-            wanted = np.flatnonzero((ends > first) & (ends - sizes < first + rows))
-            begin = int(ends[wanted[0]] - sizes[wanted[0]]) if len(wanted) else first
-            return file.read_row_groups(wanted.tolist(), use_threads=False).slice(first - begin, rows)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, error) from None
+    with open_vectors(part) as file:
+        sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        ends = np.cumsum(sizes, dtype=np.int64)
+        wanted = np.flatnonzero((ends > first) & (ends - sizes < first + rows))
+        begin = int(ends[wanted[0]] - sizes[wanted[0]]) if len(wanted) else first
+        return file.read_row_groups(wanted.tolist(), use_threads=False).slice(first - begin, rows)
 
 
-def _damaged(path: str, error: Exception) -> InputError:
-    return InputError(f"{path} is damaged ({error}); run embed again")
+def _path(part: PartInfo | str) -> str:
+    return part if isinstance(part, str) else part.path
 
 
 def to_matrix(column: pa.FixedSizeListArray) -> Matrix:
     """Return a column of vectors as an array of shape (n, d)."""
     flat: Matrix = column.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), column.type.list_size)
+
+
+def finite_matrix(column: pa.FixedSizeListArray, part: PartInfo | str) -> Matrix:
+    """Return a column of a part's vectors as an array of shape (n, d).
+
+    Raises:
+        InputError: if a number in it is not finite.
+    """
+    matrix = to_matrix(column)
+    if not np.isfinite(matrix).all():
+        raise InputError(f"{_path(part)} is damaged: it holds vectors that are no numbers; {_REMEDY}")
+    return matrix
 
 
 def encode_queries(encoder: SentenceEncoder, queries: Sequence[str]) -> Matrix:

@@ -6,18 +6,20 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pydantic
+from typing_extensions import TypedDict
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.token_set import TokenSet, is_held_out
 from lstm_embed.evaluation.baselines import FloatArray
-from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.ledger.manifest import UnitManifest, listed_parts, read_manifest
+from lstm_embed.ledger.parts import PartInfo, open_part
 from lstm_embed.words.scores import shipped_file
 
 _CHUNK_ROWS = 4_096
@@ -56,6 +58,16 @@ class Sentences:
         )
 
 
+@pydantic.with_config(pydantic.ConfigDict(extra="allow"))
+class _Settings(TypedDict):
+    embedding: NotRequired[str]
+
+
+class _Manifest(UnitManifest):
+    settings: NotRequired[_Settings]
+    model: NotRequired[str]
+
+
 class EmbeddedCorpus:
     """A finished embeddings folder, or whole articles of it.
 
@@ -70,16 +82,16 @@ class EmbeddedCorpus:
 
     def __init__(self, path: str, max_rows: int = 0) -> None:
         self.path = storage.resolve(path)
-        self.manifest: dict[str, Any] = read_manifest(self.path, kind="embeddings")
-        self.embedding: str = self.manifest.get("settings", {}).get("embedding", "")
+        self.manifest = read_manifest(self.path, kind="embeddings", declared=_Manifest)
+        self.embedding = self.manifest.get("settings", {}).get("embedding", "")
         """What the vectors hold; empty where the folder does not say."""
-        self._parts = [storage.join(self.path, "parts", part["name"]) for part in self.manifest["parts"]]
+        self._parts = listed_parts(self.path, self.manifest)
         total = self.manifest["rows"]
         self._share = min(1.0, max_rows / total) if max_rows and total else 1.0
         if not self._parts:
             raise InputError(f"{self.path} holds no rows (--embeddings)")
-        with storage.open_input(self._parts[0]) as file:
-            self._columns = set(pq.read_schema(file).names)
+        with open_part(self._parts[0], "embed") as file:
+            self._columns = set(file.schema_arrow.names)
         if missing := {"article_id", "embedding"} - self._columns:
             raise InputError(
                 f"{self.path} has no column {' and no column '.join(sorted(missing))}; expected embeddings of articles' "
@@ -96,7 +108,7 @@ class EmbeddedCorpus:
         wanted = {"article_id", "article_hash", "title", "text", *(["embedding"] if vectors else [])}
         for part in self._parts:
             for number, table in enumerate(_tables(part, sorted(wanted & self._columns))):
-                keys = _keys(table, f"{part} {number}")
+                keys = _keys(table, f"{part.path} {number}")
                 if self._share < 1:
                     kept = keys < np.uint64(int(self._share * 2**64))
                     table, keys = table.filter(pa.array(kept)), keys[kept]
@@ -108,16 +120,10 @@ class EmbeddedCorpus:
         return _joined(list(self.chunks(vectors=False)))
 
 
-def _tables(part: str, columns: list[str]) -> Iterator[pa.Table]:
-    with storage.open_input(part) as file:
-        try:
-            for batch in pq.ParquetFile(file).iter_batches(_CHUNK_ROWS, columns=columns):
-                yield pa.Table.from_batches([batch])
-        except (OSError, pa.ArrowException) as error:
-            what = " ".join(str(error).split())
-            raise InputError(
-                f"{part} is damaged ({what}); remove the file and run embed again (--embeddings)"
-            ) from None
+def _tables(part: PartInfo, columns: list[str]) -> Iterator[pa.Table]:
+    with open_part(part, "embed") as file:
+        for batch in file.iter_batches(_CHUNK_ROWS, columns=columns):
+            yield pa.Table.from_batches([batch])
 
 
 def _sentences(table: pa.Table, keys: npt.NDArray[np.uint64]) -> Sentences:

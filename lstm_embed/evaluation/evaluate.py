@@ -19,7 +19,8 @@ from lstm_embed.evaluation.report import render
 from lstm_embed.evaluation.results import RESULTS, headline, plain, results_path
 from lstm_embed.evaluation.retrieval import retrieve, retrieve_bm25
 from lstm_embed.ledger import provenance
-from lstm_embed.ledger.sealed import open_sealed, read_manifest
+from lstm_embed.ledger.manifest import Manifest, read_manifest
+from lstm_embed.ledger.sealed import open_sealed
 from lstm_embed.stages.runner import run_stage
 from lstm_embed.stages.stage import FolderStage, Made
 
@@ -51,7 +52,7 @@ class EvaluationStage(FolderStage[EvaluationConfig]):
         config = self.config
 
         def of_folder(path: str, kind: str) -> str | None:
-            return str(read_manifest(path, kind=kind)["fingerprint"]) if path else None
+            return str(read_manifest(path, kind=kind, declared=Manifest)["fingerprint"]) if path else None
 
         def of_files(paths: Sequence[str]) -> dict[str, str]:
             return {storage.name(path): storage.digest(storage.resolve(path)) for path in paths}

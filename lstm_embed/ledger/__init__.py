@@ -4,9 +4,10 @@ Keeps "every part exactly once", "nothing bad vanishes" and "everything says wha
 stands on `Ledger`; folders that are written in one go (word vectors, models) are closed with `seal`.
 """
 
+from lstm_embed.ledger.origin import fingerprint, provenance
 from lstm_embed.ledger.parts import PartRecord, PartStore, Rejected
 from lstm_embed.ledger.plan import Ledger, Span, Unit, Work
-from lstm_embed.ledger.sealed import fingerprint, open_sealed, provenance, seal
+from lstm_embed.ledger.sealed import open_sealed, seal
 
 __all__ = [
     "Ledger",

@@ -7,20 +7,43 @@ folder's manifest is kept as `erasing.json`; no other job touches a folder that 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import StringConstraints
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
+from lstm_embed.base.settings import parse_json
 
 ERASED = "erased.jsonl"
 ERASING = "erasing.json"
+_Hex = Annotated[str, StringConstraints(pattern="^([0-9a-f]{2}){16}$")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A line of the list of erased articles."""
+
+    id_hash: _Hex
+    salt: _Hex
+    time: str
+
+    @classmethod
+    def parse(cls, line: str, where: str) -> Entry:
+        """Return what a line says.
+
+        Raises:
+            InputError: if it is damaged.
+        """
+        return parse_json(
+            line, cls, where, advice="put the file back from a copy; without it erased articles would return"
+        )
 
 
 @dataclass(frozen=True)
@@ -35,8 +58,8 @@ class Erased:
         """Read what was erased from a folder; nothing if it has no such list."""
         by_salt: dict[str, set[str]] = {}
         for line in read_lines(output):
-            entry = json.loads(line)
-            by_salt.setdefault(entry["salt"], set()).add(entry["id_hash"])
+            entry = Entry.parse(line, storage.join(output, ERASED))
+            by_salt.setdefault(entry.salt, set()).add(entry.id_hash)
         return cls(tuple((salt, frozenset(hashes)) for salt, hashes in by_salt.items()))
 
     def __contains__(self, article_id: object) -> bool:
@@ -68,7 +91,8 @@ def digest(article_id: str, salt: str) -> str:
 def read_lines(output: str) -> list[str]:
     """Return the lines of a folder's list of erased articles."""
     path = storage.join(output, ERASED)
-    return storage.read_bytes(path).decode("ascii").splitlines() if storage.exists(path) else []
+    # What is not ASCII is told where the lines are parsed.
+    return storage.read_bytes(path).decode("ascii", "replace").splitlines() if storage.exists(path) else []
 
 
 def write_lines(output: str, lines: Iterable[str]) -> None:

@@ -15,13 +15,29 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 from lstm_embed.base import storage
-from lstm_embed.base.errors import OutputBusy
+from lstm_embed.base.errors import InputError, OutputBusy
+from lstm_embed.base.settings import read_json
+from lstm_embed.base.text import printable
+from lstm_embed.ledger.parts import Count
 
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 45.0
+
+
+class Mark(TypedDict):
+    """What an owner mark says."""
+
+    host: str
+    pid: Count
+    birth: str | None
+    """Tells the process from a later one with the same pid."""
+    time: NotRequired[float]
+    """When it was written or renewed, by the clock of its machine."""
 
 
 class Owner:
@@ -98,13 +114,14 @@ def _acquire(owner: Owner, folder: str) -> None:
         if not living:
             return
         renewed = any(seen.get(mark.path, mark.stamp) != mark.stamp for mark in living)
-        local = any(_is_this_machine(_content(mark)) for mark in living)
+        local = any(_is_this_machine(_read(mark)) for mark in living)
         if renewed or local or time.monotonic() > deadline:
             storage.remove(owner.path)
-            who = _content(living[0])
+            mark = _read(living[0])
+            who = f"host {printable(mark['host'], 100)}, process {mark['pid']}" if mark else "its mark cannot be read"
             raise OutputBusy(
-                f"{storage.parent(folder)} is being written by another job (host {who.get('host', '?')}, "
-                f"process {who.get('pid', '?')}); wait for it to end, or stop it, then run this command again"
+                f"{storage.parent(folder)} is being written by another job ({who}); wait for it to end, or stop it, then run "
+                "this command again"
             )
         seen.update({mark.path: mark.stamp for mark in living})
         time.sleep(RENEW_SECONDS / 2)
@@ -113,30 +130,40 @@ def _acquire(owner: Owner, folder: str) -> None:
 def _remove_if_dead(mark: storage.FileInfo, own: storage.FileInfo) -> bool:
     if not storage.exists(mark.path):
         return True  # released since it was listed
-    content = _content(mark)
-    if _is_this_machine(content):
-        dead = _birth(int(content.get("pid", 0))) != content.get("birth")
-    else:
-        # Both times are the store's own, so clocks of different machines are never compared.
-        dead = (int(own.stamp) - int(mark.stamp)) / 1e9 > STALE_SECONDS
+    # Both times are the store's own, so clocks of different machines are never compared.
+    dead = not _lives(_read(mark), (int(own.stamp) - int(mark.stamp)) / 1e9)
     if dead:
         storage.remove(mark.path)
     return dead
 
 
-def _content(mark: storage.FileInfo) -> dict[str, Any]:
+def is_owned(output: str) -> bool:
+    """Tell whether a job seems to be writing a folder; changes nothing."""
+    now = time.time()
+    marks = storage.list_files(storage.join(output, "owner"))
+    return any(_lives(_read(mark), now - int(mark.stamp) / 1e9) for mark in marks)
+
+
+def _lives(mark: Mark | None, age: float) -> bool:
+    """Tell whether the job of a mark lives: of one elsewhere, or that cannot be read, its age in seconds tells."""
+    if mark and _is_this_machine(mark):
+        return _birth(mark["pid"]) == mark["birth"]
+    return age <= STALE_SECONDS
+
+
+def _read(mark: storage.FileInfo) -> Mark | None:
     try:
-        return dict(storage.read_json(mark.path))
-    except (OSError, ValueError):
-        return {}
+        return read_json(mark.path, Mark)
+    except (OSError, InputError):
+        return None
 
 
-def _this_process() -> dict[str, Any]:
+def _this_process() -> Mark:
     return {"host": _host(), "pid": os.getpid(), "birth": _birth(os.getpid())}
 
 
-def _is_this_machine(content: dict[str, Any]) -> bool:
-    return content.get("host") == _host()
+def _is_this_machine(mark: Mark | None) -> bool:
+    return mark is not None and mark["host"] == _host()
 
 
 def _host() -> str:

@@ -2,31 +2,57 @@
 
 A part carries its own record: a parquet part in its footer, a gzip part in the extra field of its header, where every gzip
 reader skips it. So one atomic write commits data and record together, and a listing of the parts is the truth about what
-has been done.
+has been done. A part is opened in one place, `open_part`, which compares what its name, its record and a manifest or plan
+say of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator
+from typing_extensions import TypedDict
 
 from lstm_embed.base import storage
-from lstm_embed.ledger.sealed import fingerprint
+from lstm_embed.base.errors import InputError
+from lstm_embed.base.settings import Range, parse_json
+from lstm_embed.base.text import printable
+from lstm_embed.ledger.origin import fingerprint
 
 _RECORD_KEY = b"lstm_embed"
-_PART_NAME = re.compile(r"^part-(\d{8})-(\d{4,})(\.parquet|\.jsonl\.gz)$")
+_PART_NAME = re.compile(r"part-([0-9]{8})-([0-9]{4}|[1-9][0-9]{4,8})(\.parquet|\.jsonl\.gz)")
 _GZIP_EXTRA_ID = b"LE"
 MAX_LISTED_REJECTIONS = 100_000
 """Rejected pieces listed for one unit; more are counted in one closing line."""
+
+
+def _counts(stats: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what is no count, nor a list or dict of counts."""
+    if not isinstance(stats.get("rejected", {}), dict):
+        raise ValueError(f"its count 'rejected' is {stats['rejected']!r}; expected a count for each reason")
+    for name, value in stats.items():
+        if isinstance(value, dict):
+            _counts(value)
+        elif not all(type(one) is int and 0 <= one < 2**63 for one in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"its count {name!r} is {value!r}; expected whole numbers from 0")
+    return stats
+
+
+Counts = Annotated[dict[str, Any], AfterValidator(_counts)]
+"""Counts of what went into a part, by name: numbers, lists of numbers, or further counts."""
+Count = Annotated[int, Range(0, 2**63 - 1)]
+"""A number of things, or of bytes."""
+UnitNumber = Annotated[int, Range(0, 99_999_999)]
 
 
 @dataclass(frozen=True)
@@ -54,22 +80,51 @@ class Rejected:
 class PartRecord:
     """What a part says of itself."""
 
-    unit: int
-    part: int
+    unit: UnitNumber
+    part: Count
     last: bool
     """True for the last part of its unit."""
     fingerprint: str
     """Of everything but the input that decides the content."""
-    rows: int
+    rows: Count
     input_digest: str
     """SHA-256 of the unit's input up to the end of this part."""
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: Counts = field(default_factory=dict)
     """Counts of what went into this part; sums are taken over all parts."""
 
     @property
     def stem(self) -> str:
         """The part's file name without suffix."""
         return f"part-{self.unit:08d}-{self.part:04d}"
+
+    @property
+    def identity(self) -> str:
+        """Changes exactly when the part's content does."""
+        return f"{self.fingerprint}-{self.input_digest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartInfo:
+    """A part as a manifest or a plan tells of it; what it does not tell is not compared."""
+
+    name: str
+    path: str
+    """Where it is read; a copy may have another name."""
+    identity: str = ""
+    """Changes exactly when the part's content does."""
+    rows: int | None = None
+    bytes: int | None = None
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, path: str, identity: str = "") -> PartInfo:
+        """Return what a path tells of a part."""
+        return cls(name=storage.name(path), path=path, identity=identity)
+
+    @property
+    def as_file(self) -> storage.FileInfo:
+        """The part as input of a stage: measured in rows, changed where its content is another."""
+        return storage.FileInfo(self.path, self.rows or 0, self.identity)
 
 
 @dataclass(frozen=True)
@@ -179,11 +234,17 @@ def quarantine_path(output: str, unit: int) -> str:
     return storage.join(output, "quarantine", f"unit-{unit:08d}.jsonl")
 
 
+class _RejectedFile(TypedDict):
+    path: str
+    reason: str
+
+
 def rejected_files(output: str, most: int = 3) -> str:
     """Return which files, or rests of files, were rejected for what, of an output folder's quarantine the first few."""
     found: list[str] = []
     for file in storage.list_files(storage.join(output, "quarantine")):
-        entries = (json.loads(line) for line in storage.read_bytes(file.path).splitlines() if b'"rest_of_file"' in line)
+        lines = (line for line in storage.read_bytes(file.path).splitlines() if b'"rest_of_file"' in line)
+        entries = (parse_json(line, _RejectedFile, f"a line of {file.path}") for line in lines)
         found += [f"{entry['path']}: {entry['reason']}" for entry in itertools.islice(entries, most - len(found))]
         if len(found) == most:
             break
@@ -192,35 +253,93 @@ def rejected_files(output: str, most: int = 3) -> str:
 
 def parse_name(name: str) -> tuple[int, int] | None:
     """Return (unit, part) of a part's file name, or None for any other file."""
-    match = _PART_NAME.match(name)
+    match = _PART_NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 
+class _Wrong(Exception):
+    """Says of a part, in a clause, what is wrong with it."""
+
+
+@contextlib.contextmanager
+def open_part(part: PartInfo | str, made_by: str, columns: pa.Schema | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a parquet part that is what its name, and what is known of it, say.
+
+    Args:
+        part: The part, or its path where nothing else is known of it.
+        made_by: Name of the job that makes it again, for messages.
+        columns: Columns that it must have; any if not given.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        InputError: if it is another part, or is found damaged, also while it is read within the block.
+    """
+    part = PartInfo.at(part) if isinstance(part, str) else part
+    remedy = f"remove the file and run {made_by} again"
+    with _damage_told(part.path, remedy), storage.open_input(part.path) as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        record = record_of(parquet.metadata, part.name)
+        expected = {"identity": part.identity or None, "rows": part.rows, "bytes": part.bytes}
+        found = {"identity": record.identity, "rows": record.rows, "bytes": file.size()}
+        for name, value in expected.items():
+            if value not in (None, found[name]):
+                raise _Wrong(f"its {name} is {found[name]}, and the list of its folder's parts says {value}")
+        for wanted in columns or ():
+            at = parquet.schema_arrow.get_field_index(wanted.name)
+            if at < 0 or parquet.schema_arrow.field(at).type != wanted.type:
+                raise _Wrong(f"it lacks the column {wanted.name} of type {wanted.type}")
+        yield parquet
+
+
 def read_record(path: str) -> PartRecord | None:
-    """Return the record of a part, or None if the file is damaged or not a part."""
-    try:
+    """Return the record of a part, or None if the file is damaged, no part, or another one than its name says.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+    """
+    with contextlib.suppress(InputError), _damage_told(path, ""), storage.open_input(path) as file:
         if path.endswith(".parquet"):
-            with storage.open_input(path) as file:
-                metadata = pq.read_metadata(file)
-                record = _decode((metadata.metadata or {})[_RECORD_KEY])
-            return record if metadata.num_rows == record.rows else None
-        with storage.open_input(path) as file:
-            return _read_gzip_record(file)
-    except (KeyError, ValueError, TypeError, EOFError, pa.ArrowException, struct.error):
-        # pyarrow reports a damaged file as OSError too, which must not be mistaken for a disk that fails.
-        return None
-    except OSError as error:
-        if isinstance(error, FileNotFoundError | PermissionError) or error.errno is not None:
+            return record_of(pq.read_metadata(file), storage.name(path))
+        return _gzip_record(file, storage.name(path))
+    return None
+
+
+@contextlib.contextmanager
+def _damage_told(path: str, remedy: str) -> Iterator[None]:
+    """Raise what says that a part is damaged as an InputError; a disk or store that fails is told from that."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing; {remedy}") from None
+    except (OSError, pa.ArrowException, _Wrong) as error:
+        # pyarrow reports a damaged file as OSError too.
+        if isinstance(error, OSError) and error.errno is not None:
             raise
-        return None
+        what = printable(" ".join(str(error).split()), 300)
+        raise InputError(f"{path} is damaged, or not what it should be: {what}; {remedy}") from None
+
+
+def record_of(metadata: pq.FileMetaData, name: str) -> PartRecord:
+    """Return the record in the footer of a parquet part of that name."""
+    record = _decode((metadata.metadata or {}).get(_RECORD_KEY, b"null"), name)
+    if record.rows != metadata.num_rows:
+        raise _Wrong(f"it has {metadata.num_rows} rows, and its footer says {record.rows}")
+    return record
 
 
 def _encode(record: PartRecord) -> bytes:
     return json.dumps(asdict(record), sort_keys=True, ensure_ascii=True).encode("ascii")
 
 
-def _decode(data: bytes) -> PartRecord:
-    return PartRecord(**json.loads(data))
+def _decode(data: bytes, name: str) -> PartRecord:
+    """Return the record of a part of that name."""
+    try:
+        record = parse_json(data, PartRecord, "its record")
+    except InputError as error:
+        raise _Wrong(str(error)) from None
+    if parse_name(name) != (record.unit, record.part):
+        raise _Wrong(f"it says that it is {record.stem}")
+    return record
 
 
 def _gzip(data: bytes, record: bytes) -> bytes:
@@ -234,13 +353,12 @@ def _gzip(data: bytes, record: bytes) -> bytes:
     return header + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
 
 
-def _read_gzip_record(file: pa.NativeFile) -> PartRecord | None:
+def _gzip_record(file: pa.NativeFile, name: str) -> PartRecord:
+    """Return the record of an opened gzip part of that name."""
     header = file.read(12)
-    if len(header) < 12 or header[:3] != b"\x1f\x8b\x08" or not header[3] & 4:
-        return None
-    extra = file.read(struct.unpack("<H", header[10:12])[0])
-    if extra[:2] != _GZIP_EXTRA_ID:
-        return None
-    length = struct.unpack("<Q", extra[4:12])[0]
-    whole = file.size() == len(header) + len(extra) + length + 8
-    return _decode(extra[12 : 4 + struct.unpack("<H", extra[2:4])[0]]) if whole else None
+    extra = file.read(struct.unpack("<H", header[10:])[0]) if len(header) == 12 else b""
+    if header[:3] != b"\x1f\x8b\x08" or len(extra) < 12 or extra[:2] != _GZIP_EXTRA_ID:
+        raise _Wrong("it is no part")
+    if file.size() != len(header) + len(extra) + struct.unpack("<Q", extra[4:12])[0] + 8:
+        raise _Wrong("it is cut short")
+    return _decode(extra[12 : 4 + struct.unpack("<H", extra[2:4])[0]], name)

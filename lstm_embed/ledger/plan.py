@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError, TooMuchRejected
+from lstm_embed.base.text import printable
 from lstm_embed.ledger import parts
 from lstm_embed.ledger.erased import refuse_unfinished
+from lstm_embed.ledger.manifest import FORMAT, JOB, MANIFEST, read_folder_config, read_manifest, words
+from lstm_embed.ledger.origin import fingerprint, provenance
 from lstm_embed.ledger.owner import Owner, owned
 from lstm_embed.ledger.parts import PartRecord, PartStore
-from lstm_embed.ledger.sealed import FORMAT, MANIFEST, fingerprint, provenance, read_manifest
 from lstm_embed.ledger.units import Span, Unit, append_plan, differs, read_plan
 
 READERS = 32
@@ -100,6 +102,9 @@ class Ledger:
         if not prune:
             self._refuse_lost(again & set(vanished))
         new = set(now) - set(known)
+        if again & set(now) or new:
+            # Where plan files were lost, other input must not get the numbers of the parts that their units left.
+            next_number = max(next_number, self._last_number() + 1)
         added = []
         for group in (again & set(now), new):
             for spans in cut([now[path] for path in sorted(group)]) if group else []:
@@ -211,7 +216,7 @@ class Ledger:
         return manifest
 
     def _check_folder(self) -> None:
-        job_path = storage.join(self.output, "job.json")
+        job_path = storage.join(self.output, JOB)
         if not storage.exists(job_path):
             strangers = [f.path for f in storage.list_files(self.output, recursive=False)]
             if strangers:
@@ -220,12 +225,11 @@ class Ledger:
                     "choose an empty or new output folder"
                 )
             return
-        job = storage.read_json(job_path)
-        made = job.get("settings", {})
-        if made.get("kind") != self.kind:
+        made = read_folder_config(job_path)["settings"]
+        if made["kind"] != self.kind:
             raise InputError(
-                f"{self.output} holds a {str(made.get('kind')).replace('_', ' ')}; "
-                f"this job writes a {self.kind.replace('_', ' ')}; choose another output folder"
+                f"{self.output} holds a {words(made['kind'])}; this job writes a {words(self.kind)}; "
+                "choose another output folder"
             )
         if made != self.settings:
             raise FingerprintMismatch(
@@ -234,7 +238,7 @@ class Ledger:
             )
 
     def _write_job(self) -> None:
-        path = storage.join(self.output, "job.json")
+        path = storage.join(self.output, JOB)
         if not storage.exists(path):
             storage.write_json(path, {"settings": self.settings, "config": self.config, "made_by": provenance()})
 
@@ -253,6 +257,11 @@ class Ledger:
             and sizes[part["name"]] == part.get("bytes", sizes[part["name"]])
             for part in manifest["parts"]
         )
+
+    def _last_number(self) -> int:
+        """Return the largest number of a unit that has a part or a file of its making; -1 if none has."""
+        names = [parts.parse_name(storage.name(file.path)) for file in storage.list_files(self.output)]
+        return max((named[0] for named in names if named), default=-1)
 
     def _part_sizes(self) -> dict[str, int]:
         return {storage.name(file.path): file.size for file in storage.list_files(self.store.folder)}
@@ -282,17 +291,29 @@ def read_records(store: PartStore, numbers: set[int]) -> list[PartRecord]:
     return sorted(found, key=lambda record: (record.unit, record.part))
 
 
+def chains(
+    records: Iterable[PartRecord], fingerprints: dict[int, str], default: str = ""
+) -> dict[int, list[PartRecord]]:
+    """Return for each unit those of its parts' records that follow each other, from the first one to the last of the unit.
+
+    Args:
+        records: Records in order.
+        fingerprints: Fingerprint of the parts that count, by the number of their unit.
+        default: That of all other units' parts; that of the unit's first part if empty.
+    """
+    found: dict[int, list[PartRecord]] = {}
+    for record in records:
+        chain = found.setdefault(record.unit, [])
+        wanted = fingerprints.get(record.unit, default) or (chain[0] if chain else record).fingerprint
+        if not is_complete(chain) and record.fingerprint == wanted and record.part == len(chain):
+            chain.append(record)
+    return found
+
+
 def _committed(store: PartStore, numbers: set[int], content: dict[int, Any]) -> dict[int, list[PartRecord]]:
     """Return for each unit the records of its committed parts from the first one on, without gaps."""
     expected = {number: store.bound(value).fingerprint for number, value in content.items()}
-    by_unit: dict[int, list[PartRecord]] = {}
-    for record in read_records(store, numbers):
-        chain = by_unit.setdefault(record.unit, [])
-        closed = bool(chain) and chain[-1].last
-        made_alike = record.fingerprint == expected.get(record.unit, store.fingerprint)
-        if not closed and made_alike and record.part == len(chain):
-            chain.append(record)
-    return by_unit
+    return chains(read_records(store, numbers), expected, store.fingerprint)
 
 
 def check_rejected(totals: dict[str, Any], max_bad_fraction: float, output: str) -> None:
@@ -318,18 +339,20 @@ def check_rejected(totals: dict[str, Any], max_bad_fraction: float, output: str)
     )
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+def differences(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Name the entries in which two settings differ, with both values."""
-    old, new = _flat(old), _flat(new)
+    old, new = _flat(made), _flat(wanted)
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    return ", ".join(f"{name} was {_short(old.get(name))} and is now {_short(new.get(name))}" for name in names)
+    return ", ".join(
+        f"{printable(name)} was {_short(old.get(name))} and is now {_short(new.get(name))}" for name in names
+    )
 
 
 def _ordered(value: Any) -> Any:
     return json.loads(json.dumps(value, sort_keys=True))
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -337,17 +360,25 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return printable(json.dumps(value, ensure_ascii=False), 60)
 
 
 def add_counts(totals: dict[str, Any], stats: dict[str, Any]) -> None:
-    """Add counts to totals, element by element through dicts and lists."""
-    for key, value in stats.items():
+    """Add counts to totals, element by element through dicts and lists.
+
+    Raises:
+        InputError: if counts of one name are a number here and a list there, or lists of different lengths.
+    """
+    for name, value in stats.items():
+        old = totals.get(name, [0] * len(value) if isinstance(value, list) else type(value)())
+        if type(old) is not type(value) or (isinstance(value, list) and len(old) != len(value)):
+            raise InputError(
+                f"of one folder's parts some count {name!r} as {old!r} and some as {value!r}; make it again"
+            )
         if isinstance(value, dict):
-            add_counts(totals.setdefault(key, {}), value)
+            add_counts(old, value)
+            totals[name] = old
         elif isinstance(value, list):
-            old = totals.get(key, [0] * len(value))
-            totals[key] = [a + b for a, b in zip(old, value, strict=True)]
+            totals[name] = [a + b for a, b in zip(old, value, strict=True)]
         else:
-            totals[key] = totals.get(key, 0) + value
+            totals[name] = old + value

@@ -6,11 +6,31 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import FiniteFloat
+from typing_extensions import TypedDict
+
 from lstm_embed.base import storage
-from lstm_embed.base.errors import InputError
-from lstm_embed.ledger.parts import PartRecord, PartStore
-from lstm_embed.ledger.plan import READERS, add_counts, differs, read_plan, read_records
-from lstm_embed.ledger.sealed import MANIFEST
+from lstm_embed.base.settings import read_json
+from lstm_embed.ledger.manifest import JOB, MANIFEST, read_folder_config
+from lstm_embed.ledger.owner import is_owned
+from lstm_embed.ledger.parts import PartStore
+from lstm_embed.ledger.plan import READERS, add_counts, chains, differs, is_complete, read_plan, read_records
+
+PROGRESS = "progress.json"
+
+
+class Progress(TypedDict):
+    """What a job last said of its progress; other keys are counters."""
+
+    stage: str
+    done: FiniteFloat
+    total: FiniteFloat
+    unit: str
+    rate: FiniteFloat
+    """Units a second."""
+    seconds_left: FiniteFloat | None
+    time: FiniteFloat
+    """When that was, in seconds since 1970."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +49,23 @@ class FolderState:
     """Input files that differ from when they entered the plan."""
     gone: tuple[str, ...]
     """Input files that are no longer there."""
+    running: bool
+    """Whether a job seems to be writing it."""
+    progress: Progress | None
+    """What a job that runs, or did not end well, last said."""
 
 
 def folder_state(output: str) -> FolderState:
     """Return how the output folder of a job on units stands; works while the job runs.
 
     Raises:
-        InputError: if the folder's job.json is damaged.
+        InputError: if what the folder says of itself is damaged.
     """
-    try:
-        kind = str(storage.read_json(storage.join(output, "job.json"))["settings"]["kind"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{storage.join(output, 'job.json')} is damaged ({error})") from None
+    kind = read_folder_config(storage.join(output, JOB))["settings"]["kind"]
     units, _ = read_plan(output)
-    records = read_records(PartStore(output, ""), set(units))
-    chains: dict[int, list[PartRecord]] = {}
-    for record in records:
-        chains.setdefault(record.unit, []).append(record)
-    done = tuple(n for n, chain in sorted(chains.items()) if chain[-1].last and chain[-1].part + 1 == len(chain))
+    units_parts = chains(read_records(PartStore(output, ""), set(units)), {})
+    done = {number for number, chain in units_parts.items() if is_complete(chain)}
+    records = [record for chain in units_parts.values() for record in chain]
     totals: dict[str, Any] = {}
     for record in records:
         add_counts(totals, record.stats)
@@ -54,16 +73,19 @@ def folder_state(output: str) -> FolderState:
     spans = {span.path: span for unit in units.values() for span in unit.spans if span.stamp.isdigit()}
     with ThreadPoolExecutor(READERS) as pool:
         now = dict(zip(spans, pool.map(_info, spans), strict=True))
+    progress = storage.join(output, PROGRESS)
     return FolderState(
         kind=kind,
         finished=storage.exists(storage.join(output, MANIFEST)),
         num_units=len(units),
-        done=done,
-        missing=tuple(n for n in sorted(units) if n not in set(done)),
+        done=tuple(sorted(done)),
+        missing=tuple(sorted(set(units) - done)),
         rows=sum(record.rows for record in records),
         rejected=totals.get("rejected", {}),
         changed=tuple(p for p, file in sorted(now.items()) if file and differs(spans[p], file)),
         gone=tuple(p for p, file in sorted(now.items()) if file is None),
+        running=is_owned(output),
+        progress=read_json(progress, Progress) if storage.exists(progress) else None,
     )
 
 

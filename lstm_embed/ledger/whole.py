@@ -12,9 +12,11 @@ from typing import Any
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
+from lstm_embed.ledger.manifest import FORMAT, MANIFEST, read_folder_config, words
+from lstm_embed.ledger.origin import provenance
 from lstm_embed.ledger.owner import Owner, owned
 from lstm_embed.ledger.plan import differences
-from lstm_embed.ledger.sealed import FORMAT, MANIFEST, open_sealed, provenance
+from lstm_embed.ledger.sealed import open_sealed
 
 CONFIG = "config.json"
 
@@ -34,14 +36,10 @@ def finished(output: str, *, kind: str, settings: dict[str, Any], advice: str = 
     """
     output = storage.resolve(output)
     wanted = {"kind": kind, "format": FORMAT, **settings}
-    words = kind.replace("_", " ")
     if storage.exists(storage.join(output, CONFIG)):
-        try:
-            made = dict(storage.read_json(storage.join(output, CONFIG))["settings"])
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{output} has a {CONFIG} that is not of {words}; choose another output folder") from None
-        if made.get("kind") != kind:
-            raise InputError(f"{output} holds something else than {words}; choose another output folder")
+        made = read_folder_config(storage.join(output, CONFIG))["settings"]
+        if made["kind"] != kind:
+            raise InputError(f"{output} holds something else than {words(kind)}; choose another output folder")
         if made != wanted:
             raise FingerprintMismatch(
                 f"{output} was made with other settings: {differences(made, wanted)}; "

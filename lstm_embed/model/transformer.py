@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
-from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.ledger.manifest import SealedManifest, read_manifest
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.folder import KIND
 from lstm_embed.model.inputs import Matrix, as_texts
@@ -87,7 +87,14 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             raise InputError("model is empty; expected a model folder: SentenceVectorizer(model='runs/first/model')")
         path = storage.resolve(self.model)
         # The fingerprint is part of the key: a model that was trained anew is read anew.
-        return _load(path, read_manifest(path, kind=KIND)["fingerprint"], self.device, self.precision, self.embedding)
+        manifest = read_manifest(path, kind=KIND, declared=SealedManifest)
+        return _load(
+            path,
+            manifest["fingerprint"],
+            self.device,
+            self.precision,
+            self.embedding,
+        )
 
     @property
     def _n_features_out(self) -> int:

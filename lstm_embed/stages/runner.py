@@ -13,7 +13,7 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.ledger import Ledger, Work, fingerprint, seal
-from lstm_embed.ledger.sealed import read_manifest
+from lstm_embed.ledger.manifest import read_manifest
 from lstm_embed.ledger.whole import finished, making
 from lstm_embed.stages.config import WandbConfig
 from lstm_embed.stages.observe import Observer

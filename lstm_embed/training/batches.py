@@ -20,7 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lstm_embed.base.errors import InputError
-from lstm_embed.corpus.token_set import PartInfo, TokenSet, read_part, rows_of
+from lstm_embed.corpus.token_set import TokenSet, read_part, rows_of
+from lstm_embed.ledger.parts import PartInfo
 from lstm_embed.training.config import TrainingConfig
 
 IntArray = npt.NDArray[np.int64]
@@ -244,7 +245,7 @@ def read_buffer(parts: Sequence[PartInfo], *, min_tokens: int, holdout_every: in
     """
     ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
     for part in parts:
-        table = read_part(part.path, ["article", "ids"])
+        table = read_part(part, ["article", "ids"])
         lists: pa.ListArray = table["ids"].combine_chunks()
         num_tokens = lists.value_lengths().to_numpy().astype(np.int64)
         rows = rows_of(

@@ -31,7 +31,7 @@ from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.base.settings import parse_json
 from lstm_embed.base.tensors import opened, take_tensors
 from lstm_embed.ledger import fingerprint, open_sealed, seal
-from lstm_embed.ledger.sealed import MANIFEST
+from lstm_embed.ledger.manifest import MANIFEST
 from lstm_embed.model.config import EARLIER
 from lstm_embed.model.recipes import Model
 from lstm_embed.training.run import Count, Progress, Run

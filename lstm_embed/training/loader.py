@@ -17,7 +17,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed.corpus.token_set import PartInfo, TokenSet
+from lstm_embed.corpus.token_set import TokenSet
+from lstm_embed.ledger.parts import PartInfo
 from lstm_embed.training import batches
 from lstm_embed.training.batches import BatchPlan, Buffer, IntArray, owned_micro_batches
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lstm_embed.corpus.token_set import TokenSet, read_part, rows_of
+from lstm_embed.ledger.parts import PartInfo
 from lstm_embed.model.neighbours import NeighbourStatistics, evenly, unit_halves
 from lstm_embed.model.sentence_model import SentenceModel
 
@@ -28,8 +29,7 @@ def teach_neighbours(model: SentenceModel, tokens: TokenSet, min_tokens: int) ->
         chosen = evenly(len(tokens.parts), _MOST_PARTS)
         per_part = -(-MOST_PAIRS // max(1, len(chosen)))
         for number in chosen:
-            path = tokens.parts[number].path
-            _add_part(statistics, model, path, min_tokens, tokens.holdout_every, per_part)
+            _add_part(statistics, model, tokens.parts[number], min_tokens, tokens.holdout_every, per_part)
     model.neighbours.copy_(statistics.metric(model.config.neighbour_strength))
     return statistics.num_pairs
 
@@ -37,12 +37,12 @@ def teach_neighbours(model: SentenceModel, tokens: TokenSet, min_tokens: int) ->
 def _add_part(
     statistics: NeighbourStatistics,
     model: SentenceModel,
-    path: str,
+    part: PartInfo,
     min_tokens: int,
     holdout_every: int,
     most_pairs: int,
 ) -> None:
-    table = read_part(path, ["article", "ids"])
+    table = read_part(part, ["article", "ids"])
     article, lists = table["article"].to_numpy(), table["ids"].combine_chunks()
     lengths = lists.value_lengths().to_numpy().astype(np.int64)
     rows = rows_of(article, lengths, min_tokens=min_tokens, holdout_every=holdout_every)

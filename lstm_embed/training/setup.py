@@ -13,7 +13,7 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.base.settings import read_json
 from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.ledger.sealed import MANIFEST
+from lstm_embed.ledger.manifest import MANIFEST
 from lstm_embed.model.folder import load_model
 from lstm_embed.model.recipes import Model, class_of
 from lstm_embed.model.sentence_model import SentenceModel

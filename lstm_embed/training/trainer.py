@@ -21,8 +21,8 @@ from lstm_embed.base.errors import InputError, LstmEmbedError
 from lstm_embed.base.progress import SILENT, Reporter, Summary
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.ledger.manifest import MANIFEST, SealedManifest, read_manifest
 from lstm_embed.ledger.owner import Owner, owned
-from lstm_embed.ledger.sealed import MANIFEST, read_manifest
 from lstm_embed.stages.observe import Gauges, Observer, stall_watch
 from lstm_embed.stages.preflight import Needs
 from lstm_embed.stages.session import ray_session
@@ -116,7 +116,7 @@ def _plan(config: TrainingConfig, existing: Run | None, precision: str) -> Run:
     vectors = storage.resolve(config.vectors)
     data = {
         "tokens": tokens.fingerprint,
-        "vectors": read_manifest(vectors, kind=WORD_VECTORS)["fingerprint"],
+        "vectors": read_manifest(vectors, kind=WORD_VECTORS, declared=SealedManifest)["fingerprint"],
         "precision": precision,
         "init_from": storage.resolve(config.init_from) if config.init_from else "",
     }
@@ -185,7 +185,7 @@ def _probe_precision(config: TrainingConfig) -> str:
 
 def _has_model(folder: RunFolder) -> bool:
     with contextlib.suppress(FileNotFoundError, InputError):
-        return bool(read_manifest(folder.model_dir, kind="model"))
+        return bool(read_manifest(folder.model_dir, kind="model", declared=SealedManifest))
     return False
 
 

@@ -147,7 +147,7 @@ def erase_and_look(output: str, rng: random.Random) -> str:
         assert id_ not in erased
         assert text not in texts
         assert vector not in vectors
-    parts = set(Embeddings(output).part_paths)
+    parts = {part.path for part in Embeddings(output).parts}
     others = [str(path) for path in Path(output).rglob("*") if path.is_file() and str(path) not in parts]
     for path in others:
         data = Path(path).read_bytes()

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pyarrow as pa
 
-from lstm_embed.base import storage
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from synthetic import write_manifest
+
 from lstm_embed.embedding.search import search
 from lstm_embed.embedding.vectors import KIND, Embeddings, VectorFormat, read_vectors, unit_rows, write_vectors
 from lstm_embed.ledger import PartStore
+from lstm_embed.ledger.parts import PartInfo
 
 PART_ROWS = 32_768
 
@@ -31,25 +37,26 @@ def write(path: str, rows: int, dimension: int, dtype: str) -> Embeddings:
     made = VectorFormat(
         level="sentence", dtype=dtype, normalize=False, text=False, empty="zero", row_group_rows=8192, columns=()
     )
-    parts = []
+    records = []
     for number in range(-(-rows // PART_ROWS)):
         count = min(PART_ROWS, rows - number * PART_ROWS)
-        record = store.record(number, 0, last=True, rows=count, input_digest="")
+        records.append(store.record(number, 0, last=True, rows=count, input_digest=""))
         table = pa.table({"sentence": np.arange(count, dtype=np.int32)})
-        write_vectors(store, record, table, np.tanh(rng.normal(size=(count, dimension))).astype(np.float32), made, {})
-        parts.append({"name": record.stem + ".parquet", "rows": count})
-    manifest = {"format": 1, "kind": KIND, "model": "m", "rows": rows, "parts": parts}
-    storage.write_json(f"{path}/manifest.json", manifest)
+        write_vectors(
+            store, records[-1], table, np.tanh(rng.normal(size=(count, dimension))).astype(np.float32), made, {}
+        )
+    settings = {"kind": KIND, "embedding": "joined", "precision": "fp32", "vectors": {"level": "sentence"}}
+    write_manifest(path, KIND, records, model="m", settings=settings)
     return Embeddings(path)
 
 
 def read_all(embeddings: Embeddings) -> None:
-    def read(path: str) -> None:
-        for _ in read_vectors(path, ()):
+    def read(part: PartInfo) -> None:
+        for _ in read_vectors(part, ()):
             pass
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(read, embeddings.part_paths))
+        list(pool.map(read, embeddings.parts))
 
 
 def main() -> None:
