@@ -277,7 +277,6 @@ def status(config: StatusConfig) -> None:
 
 
 def _unit_folder(path: str) -> dict[str, Any]:
-    from lstm_embed.base import storage
     from lstm_embed.ledger.state import folder_state
 
     found = folder_state(path)
@@ -292,44 +291,44 @@ def _unit_folder(path: str) -> dict[str, Any]:
         "inputs_changed": list(found.changed),
         "inputs_gone": list(found.gone),
     }
-    progress = storage.join(path, "progress.json")
-    if not found.finished and storage.exists(progress):
-        now = storage.read_json(progress)
-        left = now.get("seconds_left")
-        state["running"] = (
-            f"{now['stage']}: {now['done']:,.4g} of {now['total']:,.4g} {now['unit']}, {now['rate']:,.4g} {now['unit']}/s"
-            + (f", {duration(left)} left" if left is not None else "")
-            + f" (written {duration(max(0.0, time.time() - now['time']))} ago)"
-        )
+    if (now := found.progress) and not found.finished:
+        left, ago = now["seconds_left"], duration(max(0.0, time.time() - now["time"]))
+        far = f"{now['stage']}: {now['done']:,.4g} of {now['total']:,.4g} {now['unit']}, {now['rate']:,.4g} {now['unit']}/s"
+        if found.running:
+            state["running"] = far + (f", {duration(left)} left" if left is not None else "") + f" (written {ago} ago)"
+        else:
+            state["running"] = f"no job is running; last written {ago} ago: {far}"
+    elif found.running:
+        state["running"] = True
     return state
 
 
 def _training_run(path: str) -> dict[str, Any]:
     from lstm_embed.base import storage
-    from lstm_embed.training.run import read_metrics
+    from lstm_embed.base.settings import parse_json
 
+    metrics = storage.join(path, "metrics.jsonl")
+    # What follows the last line end was cut off while it was written.
+    lines = storage.read_bytes(metrics).split(b"\n")[:-1]
+    last: dict[str, Any] = {}
+    for number, line in enumerate(lines, 1):
+        last.update(parse_json(line, dict[str, Any], f"line {number} of {metrics}"))
     finished = storage.exists(storage.join(path, "model", "manifest.json"))
-    state: dict[str, Any] = {"folder": path, "holds": "training run", "model_written": finished}
-    for row in read_metrics(path):
-        state |= row
-    return state
+    return {"folder": path, "holds": "training run", "model_written": finished, **last}
 
 
 def _sealed_folder(path: str) -> dict[str, Any]:
     from lstm_embed.base import storage
+    from lstm_embed.base.settings import read_json
+    from lstm_embed.ledger.manifest import SealedManifest, words
 
-    manifest = storage.read_json(storage.join(path, "manifest.json"))
-    return {
-        "folder": path,
-        "holds": manifest["kind"].replace("_", " "),
-        "finished": True,
-        **manifest.get("content", {}),
-    }
+    manifest = read_json(storage.join(path, "manifest.json"), SealedManifest, advice="make the folder again")
+    return {"folder": path, "holds": words(manifest["kind"]), "finished": True, **manifest["content"]}
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{count:,} {name}" for name, count in value.items()) or "none"
+        return ", ".join(f"{_shown(count)} {name}" for name, count in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(map(str, value[:10])) + (f" and {len(value) - 10} more" if len(value) > 10 else "") or "none"
     if isinstance(value, bool):
