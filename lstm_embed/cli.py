@@ -11,6 +11,7 @@ import dataclasses
 import io
 import os
 import re
+import signal
 import sys
 import time
 import tomllib
@@ -45,6 +46,7 @@ def main(verb: str = "", argv: Sequence[str] | None = None) -> None:
     from lstm_embed.stages.session import prepare_environment
 
     prepare_environment()
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a job that is told to end does so as with Ctrl-C
     started = time.monotonic()
     with errors_as_exit_codes():
         summary: Summary | None = function(config)

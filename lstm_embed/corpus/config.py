@@ -53,7 +53,8 @@ class PrepareConfig(InputConfig, TextConfig):
     """Turn articles into a token set: sentences, token ids and a vocabulary."""
 
     input: Annotated[tuple[str, ...], annotated_types.MinLen(1)]
-    """Files, folders or globs of articles: wikiextractor JSON or <doc> files, JSON lines, parquet; local or s3://."""
+    """Files, folders or globs of articles: wikiextractor's output, JSON lines or arrays, parquet, plain text (a file is an
+    article); local or s3://."""
     output: Words
     """Folder for the token set; local or s3://."""
     text: bool = True

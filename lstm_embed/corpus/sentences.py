@@ -134,7 +134,7 @@ class _ChunkBuilder:
         self._lengths.append(len(pieces))
         self._ids.append(article.id)
         self._titles.append(article.title)
-        self._hashes.append(hashlib.blake2b(text.encode(), digest_size=16).digest())
+        self._hashes.append(article.text_hash)
         for name, values in self._columns.items():
             values.append(article.columns.get(name))
         self._counts["characters_replaced"] += article.num_replaced

@@ -21,6 +21,8 @@ class Article(NamedTuple):
     id: str | None
     title: str | None
     text: str
+    text_hash: bytes
+    """BLAKE2b of the text's UTF-8, 16 bytes."""
     raw: bytes
     """The bytes it was made from; hashed into the part's record."""
     columns: dict[str, Any]
@@ -72,13 +74,16 @@ def make_article(
     if isinstance(id_, list | dict) or isinstance(title, list | dict):
         return rejected(path, offset, "id or title is not a string or number", raw)
     name, heading = _name(id_), _name(title)
-    if "\0" in text or not _is_clean(text, name or "", heading or ""):
-        num_replaced = 0
-        for value in (text, name or "", heading or ""):
-            num_replaced += len(_NO_CHARACTER.findall(value))
-        name, heading = name and _replaced(name), heading and _replaced(heading)
-        return Article(name, heading, _replaced(text), raw, columns, num_replaced)
-    return Article(name, heading, text, raw, columns)
+    num_replaced = 0
+    try:
+        if "\0" in text or "\0" in (name or "") or "\0" in (heading or ""):
+            raise ValueError("NUL")
+        encoded, _, _ = text.encode(), (name or "").encode(), (heading or "").encode()
+    except ValueError:  # also half a surrogate pair
+        num_replaced = sum(len(_NO_CHARACTER.findall(value or "")) for value in (text, name, heading))
+        text, name, heading = (value and _NO_CHARACTER.sub(_REPLACEMENT, value) for value in (text, name, heading))
+        encoded = text.encode()
+    return Article(name, heading, text, hashlib.blake2b(encoded, digest_size=16).digest(), raw, columns, num_replaced)
 
 
 def _name(value: Any) -> str | None:
@@ -93,16 +98,3 @@ def _name(value: Any) -> str | None:
         if value.is_integer() and abs(value) < 1 << 53:
             return str(int(value))
     return str(value)
-
-
-def _is_clean(*values: str) -> bool:
-    try:
-        for value in values:
-            value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _replaced(value: str) -> str:
-    return _NO_CHARACTER.sub(_REPLACEMENT, value)
