@@ -22,8 +22,8 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError, TooMuchRejected
 from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Span, Unit, Work, fingerprint, open_sealed, seal
 from lstm_embed.ledger import owner as owner_module
-from lstm_embed.ledger.manifest import read_manifest
-from lstm_embed.ledger.parts import quarantine_path, read_record
+from lstm_embed.ledger.manifest import UnitManifest, listed_parts, read_manifest
+from lstm_embed.ledger.parts import open_part, quarantine_path, read_record
 from lstm_embed.ledger.plan import check_rejected, differences
 from lstm_embed.ledger.units import read_plan
 
@@ -331,6 +331,40 @@ def test_a_truncated_or_missing_part_is_noticed_and_made_again(tmp_path: Path) -
     again = Job(tmp_path)
     assert again.run()
     assert again.worked == [0]
+    assert snapshot(job) == whole
+
+
+def test_a_lost_plan_does_not_let_parts_of_other_input_count(tmp_path: Path) -> None:
+    fill(tmp_path)
+    Job(tmp_path).run()
+    for file in (tmp_path / "out" / "plan").iterdir():
+        file.unlink()
+    put(tmp_path, "a", "a changed line")
+    again = Job(tmp_path)
+    assert again.run()
+    assert again.worked == [2, 3]
+    assert sorted(again.lines()) == ["a changed line", "b0", "bad", "d0", "d1", "d2", "e0"]
+
+
+def test_a_part_under_another_name_or_of_another_folder_is_refused_and_made_again(tmp_path: Path) -> None:
+    fill(tmp_path)
+    job = Job(tmp_path)
+    job.run()
+    whole = snapshot(job)
+    entries = listed_parts(job.output, read_manifest(job.output, kind="lines", declared=UnitManifest))
+    parts = tmp_path / "out" / "parts"
+    (parts / entries[0].name).write_bytes((parts / entries[1].name).read_bytes())
+    with pytest.raises(InputError, match="it says that it is part-00000000-0001"), open_part(entries[0], "lines"):
+        pass
+    other = PartStore(job.output, "other")
+    record = other.record(0, 0, last=False, rows=3, input_digest="")
+    other.write_table(record, pa.table({"line": ["x", "y", "z"]}))
+    with pytest.raises(InputError, match=r"its identity is other-.*run lines again"), open_part(entries[0], "lines"):
+        pass
+    (parts / entries[0].name).unlink()
+    with pytest.raises(FileNotFoundError, match="is missing; remove"), open_part(entries[0], "lines"):
+        pass
+    assert Job(tmp_path).run()
     assert snapshot(job) == whole
 
 

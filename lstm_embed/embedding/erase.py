@@ -48,7 +48,7 @@ from lstm_embed.ledger.parts import open_part, parse_name, read_record, record_o
 from lstm_embed.ledger.plan import add_counts
 
 _READERS = 8
-_Positive = Annotated[int, Range(1)]
+_Positive = Annotated[int, Range(1, 2**31 - 1)]
 
 
 class _Text(TypedDict):
