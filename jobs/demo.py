@@ -13,10 +13,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from lstm_embed.base import storage
 from lstm_embed.base.progress import Reporter, Summary
-from lstm_embed.base.settings import Words, settings
+from lstm_embed.base.settings import Words, read_json, settings
 from lstm_embed.cli import errors_as_exit_codes, parse
 from lstm_embed.console import Console, print_summary
 from lstm_embed.corpus.config import PrepareConfig
@@ -126,8 +127,8 @@ def _show(folder: Callable[[str], str]) -> None:
 def _show_scores(folder: Callable[[str], str]) -> None:
     """Print the model's scores beside those of averaging its word vectors."""
 
-    words = storage.read_json(storage.join(folder("word-vectors"), "report.json"))
-    scores = storage.read_json(storage.join(folder("scores"), "results.json"))["headline"]
+    words = read_json(storage.join(folder("word-vectors"), "report.json"), dict[str, Any])
+    scores = read_json(storage.join(folder("scores"), "results.json"), dict[str, Any])["headline"]
     print(f"\n{'Scores':<48} {'model':>7} {'mean of words':>14}")
     print(f"  {'wordsim353, Spearman x100':<46} {'':>7} {words['wordsim353']['spearman']:>14.1f}")
     for name, methods in scores.items():
@@ -139,7 +140,7 @@ def _show_scores(folder: Callable[[str], str]) -> None:
 def _show_decoded(folder: Callable[[str], str]) -> None:
     """Print held-out sentences beside what their vectors give back, and how many of all came back."""
 
-    decoding = storage.read_json(storage.join(folder("scores"), "results.json"))["decoding"]
+    decoding = read_json(storage.join(folder("scores"), "results.json"), dict[str, Any])["decoding"]
     print("\nSentences that were not trained on, and what comes back from the vector alone")
     for example in decoding["examples"][:NUM_SHOWN]:
         print(f"  {' '.join(example['words'])}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,13 @@ def ray_cluster() -> Iterator[None]:
         context.print_on_execution_start = False
         yield
         ray.shutdown()
+
+
+def json_of(path: str | Path) -> Any:
+    """Return the content of a JSON file, local or in an object store."""
+    from lstm_embed.base import storage
+
+    return json.loads(storage.read_bytes(str(path)))
 
 
 def run_job(job: str, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -27,7 +27,7 @@ from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.model.original import OriginalModel
 from lstm_embed.model.sentence_model import SentenceModel
 
-from conftest import ROOT
+from conftest import ROOT, json_of
 
 WORDS = [f"w{chr(97 + number // 20)}{chr(97 + number % 20)}" for number in range(200)]
 VOCABULARY = vocabulary_of(WORDS, 20_000 // np.arange(1, 201))
@@ -115,7 +115,7 @@ def change(config: Config, **fields: Any) -> Config:
 
 def read_rows(output: Path | str) -> pa.Table:
     """Return all rows of an output in the order of its manifest."""
-    manifest = storage.read_json(storage.join(str(output), "manifest.json"))
+    manifest = json_of(storage.join(str(output), "manifest.json"))
     tables = []
     for part in manifest["parts"]:
         with storage.open_input(storage.join(str(output), "parts", part["name"])) as file:

@@ -25,6 +25,8 @@ from lstm_embed.training.checkpoint import State
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.run import Progress, Run, RunFolder, Schedule, plan_run, read_metrics
 
+from conftest import json_of
+
 
 def write_checkpoint(run_dir: str, step: int, value: float = 1.0, name: str = "") -> str:
     path = storage.join(run_dir, name or checkpoint.name_of(step))
@@ -39,7 +41,7 @@ def write_checkpoint(run_dir: str, step: int, value: float = 1.0, name: str = ""
 
 def change(path: str, **fields: Any) -> None:
     """Change what a checkpoint says of itself, as a tool would that seals it again."""
-    manifest = storage.read_json(f"{path}/manifest.json")
+    manifest = json_of(f"{path}/manifest.json")
     content = {**manifest["content"], **fields}
     storage.write_json(f"{path}/manifest.json", {**manifest, "content": content, "fingerprint": fingerprint(content)})
 
@@ -153,7 +155,7 @@ def test_a_checkpoint_or_run_of_an_earlier_version_is_refused_with_what_reads_it
     with pytest.raises(InputError) as refused:
         checkpoint.newest(folder.path, print)
     assert f"step_00000007 is a checkpoint of lstm_embed {version}; continue its run with that" in str(refused.value)
-    values = storage.read_json(f"{folder.path}/run.json")
+    values = json_of(f"{folder.path}/run.json")
     storage.write_json(f"{folder.path}/run.json", {**values, "format": made_by or 1})
     with pytest.raises(InputError) as refused:
         folder.read()
@@ -240,7 +242,7 @@ def test_a_run_of_another_length_is_refused(tmp_path: Path) -> None:
 def test_a_run_that_an_earlier_version_continued_with_more_epochs_is_what_it_was(tmp_path: Path) -> None:
     config = make_config(tmp_path, tmp_path / "runs", epochs=3)
     folder, run = started(config)
-    values = storage.read_json(f"{folder.path}/run.json")
+    values = json_of(f"{folder.path}/run.json")
     phases = [{"start": 0, "end": 40, "epochs": 1, "max_steps": 0}, {**values["phases"][0], "start": 40}]
     storage.write_json(f"{folder.path}/run.json", {**values, "phases": phases, "rolled_back_to": ""})
     found = folder.read()

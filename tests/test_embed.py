@@ -36,6 +36,8 @@ from lstm_embed.embedding.vectors import Embeddings
 from lstm_embed.model.encoder import SentenceEncoder
 from lstm_embed.stages.runner import open_books
 
+from conftest import json_of
+
 NUM_ARTICLES = 60
 
 
@@ -211,7 +213,7 @@ def test_an_output_has_the_embedding_that_was_asked_for_and_says_so(
     rows = read_rows(config.output)
     encoder = SentenceEncoder.load(model, embedding=embedding)
     np.testing.assert_allclose(matrix(rows), encoder.encode(rows["text"].to_pylist()), atol=1e-5)
-    settings = storage.read_json(f"{config.output}/manifest.json")["settings"]
+    settings = json_of(f"{config.output}/manifest.json")["settings"]
     assert settings["embedding"] == summary.facts["embedding"] == Embeddings(config.output).embedding == embedding
     assert settings["model"] == SentenceEncoder.load(model).fingerprint
     about = pq.read_metadata(Embeddings(config.output).parts[0].path).metadata[b"lstm_embed.vectors"]
@@ -237,7 +239,7 @@ def test_vectors_of_the_original_are_its_code_and_can_be_decoded(config: EmbedCo
 def test_a_folder_of_the_first_version_is_refused_with_the_version_that_reads_it(config: EmbedConfig) -> None:
     embed_here(config)
     for name in ("job.json", "manifest.json"):
-        made = storage.read_json(f"{config.output}/{name}")
+        made = json_of(f"{config.output}/{name}")
         del made["settings"]["embedding"]
         storage.write_json(f"{config.output}/{name}", made)
     for look in (lambda: open_books(EmbedStage(config)), lambda: Embeddings(config.output)):
@@ -511,7 +513,7 @@ def test_sentences_are_cut_off_at_pieces_and_counted(config: EmbedConfig, tmp_pa
     texts = [" ".join(["Waa"] * 512), " ".join(["Waa"] * 511 + ["лес"]), "Waa", "…"]
     source = write_articles(tmp_path / "in.jsonl", [{"id": str(n), "text": text} for n, text in enumerate(texts)])
     embed_here(change(config, input=(source,)))
-    totals = storage.read_json(f"{config.output}/manifest.json")["totals"]
+    totals = json_of(f"{config.output}/manifest.json")["totals"]
     assert (totals["sentences"], totals["sentences_cut"], totals["tokens"]) == (4, 1, 512 + 512 + 1)
     assert totals["without_words"] == 1
     np.testing.assert_allclose(

@@ -36,7 +36,7 @@ from lstm_embed.embedding.erase import erase
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.owner import owned
 
-from conftest import run_job
+from conftest import json_of, run_job
 
 IDS = ["7", "8", "31"]
 
@@ -100,7 +100,7 @@ def test_an_erased_article_is_in_no_file_and_everything_else_is_as_it_was(config
     for vector in vectors[vectors.any(axis=1)]:
         assert not (matrix(after) == vector).all(axis=1).any()
         assert not any(vector.tobytes() in data for data in all_files(config.output).values())
-    manifest = storage.read_json(f"{config.output}/manifest.json")
+    manifest = json_of(f"{config.output}/manifest.json")
     assert manifest["rows"] == after.num_rows
     assert manifest["totals"]["erased"] == 3
     assert not (Path(config.output) / "erasing.json").exists()
@@ -221,7 +221,7 @@ def test_decoded_text_is_erased_and_stays_so_when_it_is_made_anew(config: EmbedC
     assert summary.facts["articles erased"] == 3  # whose rows lie in more parts than one
     assert 3 < summary.facts["parts rewritten"] < len(parts)
     assert not any(f"Secret{id_} " in contents(decoded.output) for id_ in IDS)
-    totals = storage.read_json(f"{decoded.output}/manifest.json")["totals"]
+    totals = json_of(f"{decoded.output}/manifest.json")["totals"]
     assert totals["proven"] == sum(after["proven"].to_pylist())
     assert work_left(DecodeStage(decoded)).finished
     for part in (tmp_path / "decoded" / "parts").iterdir():

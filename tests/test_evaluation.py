@@ -195,7 +195,9 @@ def test_a_wrong_file_is_refused_before_anything_is_computed(english_model: str,
     with pytest.raises(FileNotFoundError):
         evaluate(dataclasses.replace(config, sts=(str(tmp_path / "none.tsv"),)))
     (tmp_path / "results.json").write_text('{"headline": {}}')
-    with pytest.raises(InputError, match=r"results\.json is no result of an evaluation; expected .* \(--compare\)"):
+    with pytest.raises(
+        InputError, match=r"results\.json is damaged, .* expected what an evaluation found \(--compare\)"
+    ):
         evaluate(dataclasses.replace(config, sts=(), compare=(str(tmp_path),)))
     assert not (tmp_path / "ev").exists()
 
@@ -291,6 +293,6 @@ def test_curves_pass_over_lines_that_are_still_being_written(tmp_path: Path) -> 
 def test_a_file_that_is_no_result_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(
-        InputError, match=r"results\.json is no result of an evaluation; expected JSON .* \(--compare\)"
+        InputError, match=r"results\.json is damaged, .* expected what an evaluation found \(--compare\)"
     ):
         read_results(str(tmp_path), "--compare")

@@ -280,7 +280,7 @@ def test_scores_of_another_model_and_files_that_are_none_are_refused(tmp_path: P
         export_to(tmp_path / "model", "onnx", tmp_path / "out", scores=str(file))
     for content in ("{", "[]", '{"model": 3}'):
         file.write_text(content)
-        with pytest.raises(InputError, match="no result of an evaluation"):
+        with pytest.raises(InputError, match="expected what an evaluation found"):
             export_to(tmp_path / "model", "onnx", tmp_path / "out", scores=str(file))
     assert not (tmp_path / "out").exists()
 

@@ -32,6 +32,8 @@ from lstm_embed.embedding.vectors import KIND, Embeddings, VectorFormat, unit_ro
 from lstm_embed.ledger import PartRecord, PartStore, Unit
 from lstm_embed.stages.runner import open_books
 
+from conftest import json_of
+
 TOPICS = 4
 
 
@@ -154,7 +156,7 @@ def test_other_vectors_or_settings_are_refused(config: GroupConfig, here: None, 
     group(config)
     with pytest.raises(FingerprintMismatch, match="clusters was 4 and is now 3"):
         open_books(GroupStage(change(config, clusters=3)))
-    manifest = storage.read_json(f"{config.embeddings}/manifest.json")
+    manifest = json_of(f"{config.embeddings}/manifest.json")
     storage.write_json(f"{config.embeddings}/manifest.json", {**manifest, "fingerprint": "changed"})
     with pytest.raises(FingerprintMismatch, match="embeddings was"):
         open_books(GroupStage(config))

@@ -37,6 +37,8 @@ from lstm_embed.ledger import PartRecord, Span, Unit
 from lstm_embed.ledger import owner as owner_module
 from lstm_embed.stages.units import UnitFunction, run_units
 
+from conftest import json_of
+
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "tür", "жа") for b in ("ra", "ne", "so", "тик", "q")]
 
 
@@ -251,7 +253,7 @@ def test_words_that_are_frequent_enough_stay_whole(tmp_path: Path) -> None:
 def test_added_changed_and_removed_files_redo_only_what_they_hold(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path)
-    first, units = stamps(tmp_path), storage.read_json(f"{tmp_path}/out/manifest.json")["units"]
+    first, units = stamps(tmp_path), json_of(f"{tmp_path}/out/manifest.json")["units"]
     (tmp_path / "in" / "AA" / "wiki_00b").write_bytes(json_lines(500, 10))
     run(tmp_path)
     second = stamps(tmp_path)
@@ -274,7 +276,7 @@ def test_added_changed_and_removed_files_redo_only_what_they_hold(tmp_path: Path
     assert "300" in by_article(rows_of(tmp_path))
     run(tmp_path, prune=True)
     assert not {str(n) for n in range(300, 316)} & set(by_article(rows_of(tmp_path)))
-    now = storage.read_json(f"{tmp_path}/out/manifest.json")["units"]
+    now = json_of(f"{tmp_path}/out/manifest.json")["units"]
     assert len(set(units) & set(now)) >= len(units) - 4
     check_ids(tmp_path)
 
@@ -400,7 +402,7 @@ def test_a_token_set_of_an_earlier_version_is_not_mixed_with_this_ones(tmp_path:
     fill(tmp_path / "in")
     run(tmp_path)
     for name in ("job.json", "manifest.json"):
-        made = storage.read_json(f"{tmp_path}/out/{name}")
+        made = json_of(f"{tmp_path}/out/{name}")
         made["settings"]["content_format"] = 2
         storage.write_json(f"{tmp_path}/out/{name}", made)
     before = snapshot(tmp_path)

@@ -31,6 +31,8 @@ from lstm_embed.embedding.reuse import EarlierVectors, build_index
 from lstm_embed.ledger import PartStore
 from lstm_embed.ledger.parts import PartInfo
 
+from conftest import json_of
+
 Articles = list[dict[str, Any]]
 
 
@@ -139,7 +141,7 @@ def test_from_another_folder_the_parts_are_those_of_a_rebuild(
     assert_same_parts(new.output, tmp_path / "rebuilt")
     assert num_encoded(summary) < 60 < summary.facts["reused"]
     assert notes.notes == [f"vectors of unchanged articles are copied from {config.output}"]
-    manifests = [storage.read_json(f"{path}/manifest.json") for path in (new.output, tmp_path / "rebuilt")]
+    manifests = [json_of(f"{path}/manifest.json") for path in (new.output, tmp_path / "rebuilt")]
     for manifest in manifests:
         for part in manifest["parts"]:
             del part["bytes"]  # of vectors that may differ in their last bits

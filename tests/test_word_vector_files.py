@@ -22,6 +22,8 @@ from lstm_embed.words.plain_files import FASTTEXT_MAGIC, detect_format
 from lstm_embed.words.scores import shipped_file
 from tests.synthetic import vocabulary_of, write_token_set
 
+from conftest import json_of
+
 WORDS = [f"word{n}" for n in range(60)]
 VOCABULARY = vocabulary_of(WORDS)
 OWN = slice(FIRST_LEARNED, FIRST_LEARNED + len(WORDS))
@@ -329,7 +331,7 @@ def test_a_folder_is_aligned_to_another_vocabulary_and_its_new_words_have_their_
     before, after = (WordVectors.load(str(tmp_path / name)) for name in ("old-wv", "new-wv"))
     rows = after.vocabulary.ids(before.vocabulary.pieces)
     np.testing.assert_array_equal(after.vectors[rows], before.vectors)
-    report = storage.read_json(str(tmp_path / "new-wv" / "report.json"))["imported"]
+    report = json_of(str(tmp_path / "new-wv" / "report.json"))["imported"]
     assert report["exact"] == len(before.vocabulary) - FIRST_ID
     assert (report["composed"], report["from_pieces"]) == (0, 20)
     assert after.vectors[FIRST_LEARNED:].any(axis=1).all()

@@ -291,11 +291,6 @@ def read_bytes(path: str) -> bytes:
         return cast(bytes, file.read())
 
 
-def read_json(path: str) -> Any:
-    """Return the parsed content of a JSON file."""
-    return json.loads(read_bytes(path))
-
-
 def write_bytes(path: str, data: bytes | pa.Buffer) -> None:
     """Write a file whole or not at all, replacing what was there."""
     path = resolve(path)

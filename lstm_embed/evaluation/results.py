@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pydantic
+from typing_extensions import TypedDict
 
 from lstm_embed.base import storage
-from lstm_embed.base.errors import InputError
+from lstm_embed.base.settings import read_json
 from lstm_embed.evaluation.decoding import ALL
 
 RESULTS = "results.json"
@@ -42,6 +44,20 @@ def results_path(path: str) -> str:
     return path if path.endswith(".json") else storage.join(path, RESULTS)
 
 
+class _Measured(TypedDict):
+    name: str
+    fingerprint: str
+    embedding: str
+
+
+@pydantic.with_config(pydantic.ConfigDict(extra="allow"))
+class Results(TypedDict):
+    """What has to be in results.json."""
+
+    model: _Measured
+    headline: dict[str, dict[str, float | None]]
+
+
 def read_results(path: str, flag: str) -> dict[str, Any]:
     """Return what an evaluation found, given as its folder or results.json.
 
@@ -56,20 +72,7 @@ def read_results(path: str, flag: str) -> dict[str, Any]:
     path = results_path(path)
     if not storage.exists(path):
         raise FileNotFoundError(f"no file at {path} ({flag})")
-    try:
-        content = storage.read_json(path)
-        names = [content["model"][key] for key in ("name", "fingerprint", "embedding")]
-        figures = [figure for methods in content["headline"].values() for figure in methods.values()]
-        sound = all(isinstance(name, str) for name in names)
-        sound &= all(figure is None or isinstance(figure, int | float) for figure in figures)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        sound = False
-    if not sound:
-        raise InputError(
-            f"{path} is no result of an evaluation; expected JSON with the model's name, fingerprint and embedding, and its "
-            f"headline ({flag})"
-        )
-    return dict(content)
+    return dict(read_json(path, Results, advice=f"expected what an evaluation found ({flag})"))
 
 
 def headline(results: Mapping[str, Any]) -> Headline:

@@ -20,7 +20,7 @@ from cluster_tools import RAY, SUBMIT, LocalCluster, client, running_cluster, st
 from lstm_embed.base import storage
 from lstm_embed.corpus.token_set import TokenSet
 
-from conftest import run_job
+from conftest import json_of, run_job
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
@@ -154,7 +154,7 @@ def test_the_whole_way_ends_with_scores(cluster: LocalCluster, articles: str, mo
     client(cluster, tmp_path / "log", *SUBMIT, *options, "python", *scores, *quick, timeout=900)
     assert storage.exists(f"{STORE}/scores/results.json")
     rows = TokenSet.open(f"{STORE}/tokens").num_rows
-    assert storage.read_json(f"{output}/manifest.json")["rows"] == rows
+    assert json_of(f"{output}/manifest.json")["rows"] == rows
     again = client(cluster, tmp_path / "again", *SUBMIT, "--", "python", *job)
     assert "everything was done already" in again
     shown = run_job("status", output).stdout
