@@ -6,6 +6,7 @@ They are kept under the version's name and never written again; `test_folders.py
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -47,7 +48,8 @@ def articles() -> str:
 
 
 def main() -> None:
-    """Write the folders of the installed version."""
+    """Write the folders of the installed version, which name neither this machine nor its folders."""
+    platform.node = lambda: "host"
     target = HERE / version("lstm_embed")
     assert not target.exists(), f"{target} is there already; folders of a version are written once"
     with tempfile.TemporaryDirectory() as folder, ray_session():
@@ -74,7 +76,7 @@ def main() -> None:
         decode(DecodeConfig(embeddings=embeddings, output=str(root / "decoded")))
         evaluate(EvaluationConfig(model=model, output=str(root / "scores"), tokens=tokens, num_decoded=4, bootstrap=0))
         export(ExportConfig(model=model, output=str(root / "exported"), format="onnx"))
-        shutil.copytree(root, target, ignore=shutil.ignore_patterns("owner", "log", ".preflight"))
+        shutil.copytree(root, target, ignore=shutil.ignore_patterns("owner", "log", ".*", "report.html"))
 
 
 if __name__ == "__main__":
