@@ -35,7 +35,7 @@ from lstm_embed.ledger import PartStore, Span, Work
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.manifest import JOB, read_folder_config
 from lstm_embed.ledger.parts import rejected_files
-from lstm_embed.model.config import OriginalConfig, config_from_dict
+from lstm_embed.model.config import PARTS, OriginalConfig, config_from_dict
 from lstm_embed.stages.pool import find_workers, pool_needs
 from lstm_embed.stages.preflight import Needs
 from lstm_embed.stages.runner import run_stage
@@ -171,7 +171,7 @@ class EmbedStage(UnitStage[EmbedConfig]):
     def _precision(self) -> str:
         if self.config.precision != "auto":
             return self.config.precision
-        if self.embedding == "meaning":
+        if "order" not in PARTS[self.embedding]:
             return "fp32"  # no LSTM runs
         if self.config.gpu:
             # The driver often has no GPU to try it on; an actor whose GPU cannot compute it says so.

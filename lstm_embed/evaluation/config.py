@@ -20,7 +20,7 @@ class EvaluationConfig:
     output: Words
     """Folder for results.json and report.html; local or s3://."""
     embedding: Literal["", Embedding] = ""
-    """What is measured: meaning, joined, exact or order; by default what --embeddings hold, else what the model names."""
+    """What is measured (see embed); by default what --embeddings hold, else what the model names."""
     sts: tuple[str, ...] = ()
     """Files of sentence pairs: score TAB sentence TAB sentence, a line each, no header."""
     classification: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from lstm_embed.evaluation.config import EvaluationConfig
 from lstm_embed.evaluation.corpora import EmbeddedCorpus, Sentences, shipped_sentences, token_set_sentences
 from lstm_embed.evaluation.labelled import read_pairs, read_sets
 from lstm_embed.evaluation.results import read_results, training_curves
+from lstm_embed.model.config import PARTS
 from lstm_embed.words import WordVectors
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Inputs:
         methods: dict[str, Embed] = {"model": self._once(self.encoder.encode)}
         if self.original:
             methods["original"] = self._once(self.original.encode)
-        if self.encoder.embedding in ("joined", "exact"):
+        if {"meaning", "lengths"} <= {*PARTS[self.encoder.embedding]}:
             size = model.embedding_dimension("meaning")
             methods["meaning"] = lambda texts: methods["model"](texts)[:, :size]
         vectors = model.word_vectors.detach().cpu().numpy()

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lstm_embed.base.text import printable
-from lstm_embed.model.config import EMBEDDINGS, ModelConfig
+from lstm_embed.model.config import EMBEDDINGS, PARTS, ModelConfig
 from lstm_embed.model.folder import LoadedModel
+from lstm_embed.model.sentence_model import SentenceModel
 
 _SENTENCE_TRANSFORMERS = """
 ```python
@@ -54,22 +55,20 @@ _METHODS = {
     "bm25": "BM25",
     **{name: f"its `{name}`" for name in EMBEDDINGS},
 }
-_EMBEDDINGS = {
-    "meaning": ("meaning {meaning}", "similarity, search, grouping"),
-    "joined": ("meaning {meaning}, order {order}, lengths 2", "the same, and classifiers; decoding by the LSTM"),
-    "exact": (
-        "meaning {meaning}, order {order}, lengths 2, positions {positions} and their length",
-        "the same, and decoding word for word",
-    ),
-    "order": ("order {order}", "the order of given words"),
+_USES = {
+    "meaning": "similarity, search, grouping",
+    "joined": "the same, and classifiers; decoding by the LSTM",
+    "exact": "the same, and decoding word for word",
+    "order": "the order of given words",
 }
-"""What each embedding holds, in this order, and what it is good for."""
+"""What each embedding is good for."""
 _PARTS = """
 - *meaning*: which words, whatever their order: unit sums of weighted vectors of their pieces and of the n-grams of letters in
   these, multiplied by a matrix that neighbouring sentences of the corpus taught.
 - *order*: in which order they stand: the code of an LSTM autoencoder, whose decoder puts the words back into it.
-- *positions*: the same in closed form: what stands for each piece is turned by its place, and all are added up.
-- *lengths*: of these sums, as small multiples of their logarithms.
+- *lengths*: of the sums behind the meaning, as small multiples of their logarithms.
+- *positions*: the order in closed form: what stands for each piece is turned by its place, and all are added up; the last
+  number tells the length of the sum.
 """
 _ORIGINAL = "The last states of the BiLSTM of an autoencoder, whose decoder names the words again."
 _LIMITS = """## Limits
@@ -140,16 +139,16 @@ def _same_text(precision: float | None) -> str:
 
 
 def _holds(model: LoadedModel) -> str:
-    config, dimension = model.model.config, model.model.embedding_dimension
-    if not isinstance(config, ModelConfig):
+    made = model.model
+    if not isinstance(made, SentenceModel):
         return _ORIGINAL
-    sizes = {"meaning": dimension("meaning"), "order": config.order_size, "positions": config.position_size}
-    rows = [
-        (f"`{name}`" + ", here" * (name == model.embedding), str(dimension(name)), parts.format(**sizes), use)
-        for name, (parts, use) in _EMBEDDINGS.items()
-    ]
+    rows = []
+    for name, use in _USES.items():
+        parts = [f"{part} {place.stop - place.start}" for part, place in made.places(name).items()]
+        here = ", here" * (name == model.embedding)
+        rows.append((f"`{name}`{here}", str(made.embedding_dimension(name)), ", ".join(parts), use))
     return (
-        f"This folder makes `{model.embedding}`, one of the four embeddings of its model.\n\n"
+        f"This folder makes `{model.embedding}`, one of the embeddings of its model.\n\n"
         + _table(("embedding", "numbers", "in this order", "good for"), rows)
         + "\n"
         + _PARTS.rstrip()
@@ -165,7 +164,7 @@ def _facts(model: LoadedModel) -> str:
         ("tokens (pieces of words) of a text that are read", f"{config.max_tokens}; the rest is cut off"),
         ("vocabulary", pieces),
         ("tokenizer", f"profile `{model.tokenizer['profile']}`"),
-        ("LSTM", "none" if model.embedding == "meaning" else f"BiLSTM, {config.hidden_size} units a direction"),
+        ("LSTM", f"BiLSTM, {config.hidden_size} units a direction" if "order" in PARTS[model.embedding] else "none"),
         ("fingerprint of the model", f"`{model.fingerprint}`"),
     ]
     recipe = json.dumps(config.to_dict(), indent=2)

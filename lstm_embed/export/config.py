@@ -22,7 +22,7 @@ class ExportConfig:
     output: Words
     """Folder for the exported model; local or s3://."""
     embedding: Literal["", Embedding] = ""
-    """What the vectors consist of: meaning, joined, exact or order; by default what the model folder says."""
+    """What the vectors consist of (see embed); by default what the model folder says."""
     scores: str = ""
     """Evaluation of this model and embedding (its folder or results.json), whose figures the model card shows."""
     name: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import warnings
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from lstm_embed.base.errors import InputError
 from lstm_embed.export.standalone import Encoder, Settings
+from lstm_embed.model.config import PARTS
 from lstm_embed.model.positions import frequencies
 from lstm_embed.model.recipes import Model
 from lstm_embed.model.sentence_model import LENGTH_SCALE, POSITION_SCALE, SentenceModel
@@ -30,16 +30,15 @@ def standalone_encoder(model: Model) -> Encoder:
         name.removeprefix("order.").replace("_lstm.cell.", "_lstm."): tensor.detach().cpu()
         for name, tensor in model.state_dict().items()
     }
-    sizes, order_scale = dict.fromkeys(_SIZES, 0), 1.0
+    sizes, order_scale = dict.fromkeys(_SIZES, 0), 1.0  # of the preset original
     if isinstance(model, SentenceModel):
         sizes = {name: getattr(config, name) for name in _SIZES}
-        if config.embedding != "order":
-            order_scale = model.config.order_share * math.sqrt(2.0)
+        order_scale = model.order_scale()
         angles_Tf = np.arange(config.max_tokens)[:, None] * frequencies(sizes["position_size"])
         own["turns"] = torch.from_numpy(np.stack([np.cos(angles_Tf), np.sin(angles_Tf)])).float()
         own["phases"] = model.phases.cpu()
     settings = Settings(
-        embedding=config.embedding,
+        parts=PARTS[config.embedding],
         max_tokens=config.max_tokens,
         pads_left=config.padded_length > 0,
         num_words=len(model.word_vectors),

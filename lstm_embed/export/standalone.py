@@ -8,10 +8,15 @@ come with sentence-transformers. A vector is put together of
     meaning    m = [w/|w| ; s/|s|] G                  G: what neighbouring sentences taught
     order      o = z/sqrt(|z|^2 + |P|^2/4)            z = P [last states of a BiLSTM] + b
     positions  p = sum_t exp(i (phase_t + t omega))   each word's phases turned by its place
-    lengths    log(1 + |w|), log(1 + |s|), log(1 + |p|)
 
-"meaning" is m, "joined" [m ; o ; lengths of w and s], "exact" [joined ; p/|p| ; length of p], each part scaled as the settings
-say; "order" is o. What is a word here is a piece of one, as the tokenizer cuts them; t counts these.
+The settings say which of these parts a vector holds, one after the other, and how they are scaled:
+
+    meaning    m
+    order      o
+    lengths    log(1 + |w|) ; log(1 + |s|)
+    positions  p/|p| ; log(1 + |p|)
+
+What is a word here is a piece of one, as the tokenizer cuts them; t counts these.
 
 Shape suffixes: B sentences, T places, d word vector, H units of a direction, P numbers of the positions, f half of them,
 n any, E vector.
@@ -38,8 +43,8 @@ CONFIG, TOKENIZER, WEIGHTS = "lstm_embedding.json", "tokenizer.json", "model.saf
 class Settings:
     """What decides the form of an encoder."""
 
-    embedding: str
-    """What the vectors consist of: "meaning", "joined", "exact" or "order"."""
+    parts: Sequence[str]
+    """What a vector holds, in this order: some of "meaning", "order", "lengths", "positions"."""
     max_tokens: int
     """Tokens that are read; the rest is cut off."""
     pads_left: bool
@@ -66,10 +71,13 @@ class Settings:
     @property
     def dimension(self) -> int:
         """Dimension E of a vector."""
-        meaning, order = self.word_size + self.spelling_size, self.order_size or 2 * self.hidden_size
-        joined = meaning + order + 2
-        exact = joined + self.position_size + 1
-        return {"meaning": meaning, "joined": joined, "exact": exact, "order": order}[self.embedding]
+        sizes = {
+            "meaning": self.word_size + self.spelling_size,
+            "order": self.order_size or 2 * self.hidden_size,
+            "lengths": 2,
+            "positions": self.position_size + 1,
+        }
+        return sum(sizes[part] for part in self.parts)
 
 
 class Encoder(nn.Module):
@@ -93,16 +101,16 @@ class Encoder(nn.Module):
         num_words, word_size, spelling_size = settings.num_words, settings.word_size, settings.spelling_size
         half, hidden_size, order_size = settings.position_size // 2, settings.hidden_size, settings.order_size
         self.register_buffer("word_vectors", torch.zeros(num_words, word_size))
-        if settings.embedding != "order":
+        if "meaning" in settings.parts:
             self.register_buffer("word_weights", torch.zeros(num_words))
             self.register_buffer("spelling", torch.zeros(num_words, spelling_size, dtype=torch.int8))
             self.register_buffer("spelling_weights", torch.zeros(num_words))
             self.register_buffer("neighbours", torch.eye(word_size + spelling_size))
-        if settings.embedding != "meaning":
+        if "order" in settings.parts:
             self.forward_lstm = nn.LSTM(word_size, hidden_size, batch_first=True)
             self.backward_lstm = nn.LSTM(word_size, hidden_size, batch_first=True)
             self.to_code = nn.Linear(2 * hidden_size, order_size) if order_size else None
-        if settings.embedding == "exact":
+        if "positions" in settings.parts:
             self.register_buffer("phases", torch.zeros(num_words, half, dtype=torch.uint8))
             # Cosine and sine of t omega.
             self.register_buffer("turns", torch.zeros(2, settings.max_tokens, half))
@@ -114,21 +122,22 @@ class Encoder(nn.Module):
             ids_BT: Token ids, padded on the right with anything.
             lengths_B: Tokens of each sentence, 0 to T.
         """
-        settings, embedding = self.settings, self.settings.embedding
+        settings, parts = self.settings, self.settings.parts
         ids_BT, lengths_B = self._cut_off(ids_BT, lengths_B)
-        if embedding == "order":
-            return settings.order_scale * self._order(ids_BT, lengths_B)
-        words_Bd = self._sum(ids_BT, self.word_vectors, self.word_weights)
-        spelling_Bn = self._sum(ids_BT, self.spelling, self.spelling_weights)
-        halves_Bn = torch.cat([F.normalize(words_Bd, dim=1), F.normalize(spelling_Bn, dim=1)], 1)
-        parts = [halves_Bn @ self.neighbours]
-        if embedding != "meaning":
-            order_Bn = settings.order_scale * self._order(ids_BT, lengths_B)
-            parts += [order_Bn, self._length(words_Bd), self._length(spelling_Bn)]
-        if embedding == "exact":
-            positions_BP = self._positions(ids_BT)
-            parts += [settings.position_scale * F.normalize(positions_BP, dim=1), self._length(positions_BP)]
-        return torch.cat(parts, 1)
+        made = {}
+        if "order" in parts:
+            made["order"] = settings.order_scale * self._order(ids_BT, lengths_B)
+        if "meaning" in parts:
+            words_Bd = self._sum(ids_BT, self.word_vectors, self.word_weights)
+            spelling_Bn = self._sum(ids_BT, self.spelling, self.spelling_weights)
+            halves_Bn = torch.cat([F.normalize(words_Bd, dim=1), F.normalize(spelling_Bn, dim=1)], 1)
+            made["meaning"] = halves_Bn @ self.neighbours
+            made["lengths"] = torch.cat([self._length(words_Bd), self._length(spelling_Bn)], 1)
+        if "positions" in parts:
+            sum_BP = self._positions(ids_BT)
+            unit_BP = settings.position_scale * F.normalize(sum_BP, dim=1)
+            made["positions"] = torch.cat([unit_BP, self._length(sum_BP)], 1)
+        return torch.cat([made[part] for part in parts], 1)
 
     def _cut_off(self, ids_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ids that are read, 0 where there is none, and their number."""

@@ -17,6 +17,14 @@ from lstm_embed.base.settings import Range, settings, values_of
 Embedding = Literal["meaning", "joined", "exact", "order"]
 EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
 """What a vector may consist of; see `ModelConfig.embedding`."""
+Part = Literal["meaning", "order", "lengths", "positions"]
+PARTS: Mapping[str, tuple[Part, ...]] = {
+    "meaning": ("meaning",),
+    "joined": ("meaning", "order", "lengths"),
+    "exact": ("meaning", "order", "lengths", "positions"),
+    "order": ("order",),
+}
+"""The parts of each embedding, in the order in which a vector holds them (see `sentence_model`)."""
 EARLIER = {1: "0.1", 2: "0.2"}
 """Versions of lstm_embed by the formats they wrote: of models, and of runs and their checkpoints."""
 

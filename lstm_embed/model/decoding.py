@@ -28,6 +28,7 @@ from lstm_embed.corpus.pieces import MARK
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.model.assignment import find_orders
 from lstm_embed.model.batch import from_lists
+from lstm_embed.model.config import PARTS
 from lstm_embed.model.dictionary import Dictionary
 from lstm_embed.model.leanings import find_leanings
 from lstm_embed.model.positions import frequencies
@@ -96,12 +97,13 @@ class VectorDecoder:
     """
 
     def __init__(self, model: SentenceModel, vocabulary: Vocabulary, embedding: str, encode: Encode) -> None:
-        if embedding == "order":
+        if "meaning" not in PARTS[embedding]:
             raise InputError(
-                "vectors of the embedding order hold the order of the words but not the words; decode vectors of meaning, "
-                "joined or exact (--embedding)"
+                f"vectors of the embedding {embedding} hold the order of the words but not the words; decode vectors of "
+                "meaning, joined or exact (--embedding)"
             )
         self._model, self._vocabulary, self._embedding, self._encode = model, vocabulary, embedding, encode
+        self._places = model.places(embedding)
         self._undo_MM = np.linalg.inv(model.neighbours.double().cpu().numpy())
         words_Vd = (model.word_vectors * model.word_weights[:, None]).cpu().numpy()
         spelling_VS = (model.spelling * model.spelling_weights[:, None]).cpu().numpy()
@@ -140,7 +142,7 @@ class VectorDecoder:
             found[row] = self._leaning(ids)
         if sentences:
             given = [np.repeat(bags[row].ids, bags[row].counts) for row in sentences]
-            order = self._by_code if self._embedding == "joined" else self._by_positions
+            order = self._by_positions if "positions" in self._places else self._by_code
             ordered, sure = order(vectors[sentences], given, scale[sentences])
             again = self._encode(ordered, self._embedding)
             for row, ids, is_sure, made in zip(sentences, ordered, sure, again, strict=True):
@@ -153,7 +155,7 @@ class VectorDecoder:
         Of the others, and of `meaning`, which has no lengths, the halves are as they are.
         """
         size = self._model.word_size
-        halves = vectors[:, : len(self._undo_MM)] @ self._undo_MM
+        halves = vectors[:, self._places["meaning"]] @ self._undo_MM
         parts = [halves[:, :size], halves[:, size:]]
         norms = np.stack([np.linalg.norm(part, axis=1) for part in parts])
         present = norms > _UNEQUAL * norms.max(0)
@@ -163,11 +165,10 @@ class VectorDecoder:
             np.abs(np.where(present, norms, scale) - scale).max(0) <= _UNEQUAL * scale
         )
         factors = present.astype(np.float64)
-        if self._embedding == "meaning":
+        if "lengths" not in self._places:
             whole[:] = False
         else:
-            start = len(self._undo_MM) + self._model.config.order_size
-            logs = vectors[:, start : start + 2].T / (LENGTH_SCALE * np.maximum(scale, 1e-300))
+            logs = vectors[:, self._places["lengths"]].T / (LENGTH_SCALE * np.maximum(scale, 1e-300))
             whole &= ((logs >= 0) & (logs < _LONGEST_LOG)).all(0)
             lengths = np.expm1(np.clip(logs, 0, _LONGEST_LOG))
             factors *= np.where(whole, lengths / np.maximum(norms, 1e-300), 1.0)
@@ -176,17 +177,17 @@ class VectorDecoder:
 
     @property
     def _compared(self) -> npt.NDArray[np.bool_]:
-        """Which numbers of a vector are compared: of `exact` those in closed form, for the order is in the positions too."""
+        """Which numbers of a vector are compared: not the order's where there are positions, which tell it in closed form."""
         compared = np.ones(self._model.embedding_dimension(self._embedding), np.bool_)
-        if self._embedding == "exact":
-            start = len(self._undo_MM)
-            compared[start : start + self._model.config.order_size] = False
+        if {"order", "positions"} <= self._places.keys():
+            compared[self._places["order"]] = False
         return compared
 
     def _by_positions(self, vectors: Matrix, given: Sequence[Ids], scale: Matrix) -> tuple[list[Ids], list[bool]]:
         """Return words in the order that their positions tell; there is no other that agrees with them as well."""
-        sums = vectors[:, -1 - self._model.config.position_size : -1]
-        lengths = np.expm1(np.clip(vectors[:, -1] / (LENGTH_SCALE * scale), 0, _LONGEST_LOG))
+        positions = vectors[:, self._places["positions"]]
+        sums, logs = positions[:, :-1], positions[:, -1]
+        lengths = np.expm1(np.clip(logs / (LENGTH_SCALE * scale), 0, _LONGEST_LOG))
         sums = sums * (lengths / np.maximum(np.linalg.norm(sums, axis=1), 1e-300))[:, None]
         found = find_orders(given, sums.astype(np.float32), self._phases, self._omega)
         return [order.ids for order in found], [True] * len(found)
@@ -195,8 +196,7 @@ class VectorDecoder:
     def _by_code(self, vectors: Matrix, given: Sequence[Ids], scale: Matrix) -> tuple[list[Ids], list[bool]]:
         """Return words in the order whose code is nearest, and whether it is nearer than any other that was tried by far."""
         model, device = self._model, self._model.device
-        start = len(self._undo_MM)
-        codes = vectors[:, start : start + model.config.order_size]
+        codes = vectors[:, self._places["order"]]
         codes = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-300)
         lengths = np.array([len(ids) for ids in given])
         by_length = np.argsort(-lengths, kind="stable")

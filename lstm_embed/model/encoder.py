@@ -92,8 +92,8 @@ class SentenceEncoder:
             path: The folder, e.g. `runs/first/model` or `s3://bucket/runs/first/model`.
             device: "cpu", "cuda" or "cuda:N".
             precision: "fp32", "bf16", "fp16" (GPU) or "auto" for what is fast on the device.
-            embedding: What the vectors consist of, if not what the folder says: "meaning", "joined", "exact" or "order" (see
-                `ModelConfig.embedding`). The same weights serve all of them.
+            embedding: What the vectors consist of, if not what the folder says (see `ModelConfig.embedding`). The same weights
+                serve all embeddings.
 
         Raises:
             FileNotFoundError: if there is no such folder.

@@ -5,12 +5,13 @@
     meaning    m = [w/|w| ; s/|s|] G          G: what neighbouring sentences teach (see `neighbours`)
     order      o = code of the LSTM autoencoder (see `order`), the only part that is trained by gradients
     positions  p = sum_t exp(i (phase_t + t omega))   (see `positions`)
-    lengths    log(1 + |w|), log(1 + |s|), log(1 + |p|)
 
-    meaning alone  m
-    joined         [m ; o ; lengths of w and s]
-    exact          [joined ; p/|p| ; length of p]
-    order          o
+A vector holds some of these parts, one after the other; `config.PARTS` tells which, for each embedding:
+
+    meaning    m
+    order      o, shortened beside others
+    lengths    log(1 + |w|) ; log(1 + |s|)
+    positions  p/|p| ; log(1 + |p|)
 
 What is a word here is a piece of the vocabulary (see `corpus.pieces`): all sums are over these, and t counts them. Nothing here
 draws a random number after construction: the same batch gives the same bits.
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 from lstm_embed.base.errors import InputError
 from lstm_embed.model.batch import FIRST_WORD, Batch, IntArray, Sentences, distinct_words, lay_out, padded
-from lstm_embed.model.config import ModelConfig
+from lstm_embed.model.config import PARTS, ModelConfig, Part
 from lstm_embed.model.order import OrderAutoencoder
 from lstm_embed.model.positions import frequencies, phases_of, rotated_sum
 from lstm_embed.model.spelling import spelling_sums
@@ -43,7 +44,7 @@ WORD_LENGTH = 3.0
 LENGTH_SCALE = 0.005
 """Factor on the logarithms of lengths: large enough for half precision, small enough to cost similarity nothing."""
 POSITION_SCALE = 0.04
-"""Length of the positions in `exact`: no cosine differs by more than 0.005 from that of `joined`, whose length is above 1.4."""
+"""Length of the positions: no cosine of `exact` differs by more than 0.005 from that of `joined`, whose length is above 1.4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,14 +167,28 @@ class SentenceModel(nn.Module):
 
     def embedding_dimension(self, embedding: str = "") -> int:
         """Return the dimension E of an embedding; of the config's if none is named."""
+        return max(place.stop for place in self.places(embedding).values())
+
+    def places(self, embedding: str = "") -> dict[Part, slice]:
+        """Return where the parts of an embedding stand in its vectors; of the config's if none is named."""
         config = self.config
-        joined = self.word_size + config.spelling_size + config.order_size + 2
-        return {
+        sizes: dict[Part, int] = {
             "meaning": self.word_size + config.spelling_size,
-            "joined": joined,
-            "exact": joined + config.position_size + 1,
             "order": config.order_size,
-        }[embedding or config.embedding]
+            "lengths": 2,
+            "positions": config.position_size + 1,
+        }
+        found: dict[Part, slice] = {}
+        start = 0
+        for part in PARTS[embedding or config.embedding]:
+            found[part] = slice(start, start + sizes[part])
+            start += sizes[part]
+        return found
+
+    def order_scale(self, embedding: str = "") -> float:
+        """Return the factor on the order in an embedding; of the config's if none is named."""
+        alone = PARTS[embedding or self.config.embedding] == ("order",)
+        return 1.0 if alone else self.config.order_share * math.sqrt(2.0)
 
     # Encoding
 
@@ -187,13 +202,14 @@ class SentenceModel(nn.Module):
         """
         vectors_Ud = F.embedding(words_U, self.word_vectors)
         sums_UM = phases_UP = projected = None
-        if embedding != "order":
+        parts = PARTS[embedding]
+        if "meaning" in parts:
             words_Ud = vectors_Ud * self.word_weights[words_U][:, None]
             spelling_US = F.embedding(words_U, self.spelling) * self.spelling_weights[words_U][:, None]
             sums_UM = torch.cat([words_Ud, spelling_US], 1)
-        if embedding == "exact":
+        if "positions" in parts:
             phases_UP = self.phases[words_U]
-        if project and embedding != "meaning":
+        if project and "order" in parts:
             projected = self.order.project(vectors_Ud)
         return WordTable(vectors_Ud=vectors_Ud, sums_UM=sums_UM, phases_UP=phases_UP, projected=projected)
 
@@ -211,23 +227,23 @@ class SentenceModel(nn.Module):
             embedding: What the vectors consist of; the config's if none is named.
         """
         embedding = embedding or self.config.embedding
-        if embedding == "order":
-            return self._order(table, sentences)
-        assert table.sums_UM is not None
-        words_Rd, spelling_RS = self.sums(table.sums_UM, sentences)
-        halves_RM = torch.cat([F.normalize(words_Rd, dim=1), F.normalize(spelling_RS, dim=1)], 1)
-        parts = [halves_RM @ self.neighbours]
-        if embedding != "meaning":
-            share = self.config.order_share * math.sqrt(2.0)
-            parts += [share * self._order(table, sentences), _length(words_Rd), _length(spelling_RS)]
-        if embedding == "exact":
+        parts = PARTS[embedding]
+        made: dict[Part, Tensor] = {}
+        if "order" in parts:
+            code_RD = self.order.encode(table.vectors_Ud, sentences, table.projected)
+            made["order"] = self.order_scale(embedding) * code_RD
+        if "meaning" in parts:
+            assert table.sums_UM is not None
+            words_Rd, spelling_RS = self.sums(table.sums_UM, sentences)
+            halves_RM = torch.cat([F.normalize(words_Rd, dim=1), F.normalize(spelling_RS, dim=1)], 1)
+            made["meaning"] = halves_RM @ self.neighbours
+            if "lengths" in parts:
+                made["lengths"] = torch.cat([_length(words_Rd), _length(spelling_RS)], 1)
+        if "positions" in parts:
             assert table.phases_UP is not None
             sum_RP = rotated_sum(table.phases_UP, sentences.position_TR, frequencies(self.config.position_size))
-            parts += [POSITION_SCALE * F.normalize(sum_RP, dim=1), _length(sum_RP)]
-        return torch.cat(parts, 1)
-
-    def _order(self, table: WordTable, sentences: Sentences) -> Tensor:
-        return self.order.encode(table.vectors_Ud, sentences, table.projected)
+            made["positions"] = torch.cat([POSITION_SCALE * F.normalize(sum_RP, dim=1), _length(sum_RP)], 1)
+        return torch.cat([made[part] for part in parts], 1)
 
     def embed(self, ids_BT: Tensor | IntArray, lengths_B: Tensor | IntArray, embedding: str = "") -> Tensor:
         """Return the embeddings of sentences, float32, shape (B, E), with gradient.

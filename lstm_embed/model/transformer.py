@@ -26,7 +26,7 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     Args:
         model: Model folder, local or in an object store.
-        embedding: What the vectors consist of, if not what the folder says: "meaning", "joined", "exact" or "order".
+        embedding: What the vectors consist of, if not what the folder says (see `ModelConfig.embedding`).
         normalize: Scale vectors to length 1.
         batch_size: Sentences computed together; changes speed and nothing else.
         device: "cpu", "cuda" or "cuda:N".
