@@ -297,7 +297,7 @@ def test_a_finished_export_is_left_alone_and_no_other_folder_is_written_over(
         export_to(tmp_path / "model", "sentence-transformers", tmp_path / "out")
     with pytest.raises(FingerprintMismatch, match="embedding"):
         export_to(tmp_path / "model", "onnx", tmp_path / "out", embedding="meaning")
-    with pytest.raises(InputError, match="not of export"):
+    with pytest.raises(InputError, match="choose another output folder"):
         export_to(tmp_path / "model", "onnx", tmp_path / "model")
     foreign = tmp_path / "foreign"
     foreign.mkdir()

@@ -102,7 +102,12 @@ def test_search_prints_json_lines_for_queries_from_flags_and_a_file(config: Embe
         *("--queries", str(tmp_path / "queries.txt"), "--top-k", "2", "--json"),
     )
     hits = [json.loads(line) for line in found.stdout.splitlines()]
-    assert [(hit["query"], hit["rank"]) for hit in hits] == [("waa wab", 1), ("waa wab", 2), (text, 1), (text, 2)]
+    assert [(hit["query"].strip(), hit["rank"]) for hit in hits] == [
+        ("waa wab", 1),
+        ("waa wab", 2),
+        (text, 1),
+        (text, 2),
+    ]
     assert (hits[2]["text"], hits[2]["score"]) == (text, pytest.approx(1.0, abs=1e-4))
     assert hits[2]["title"].startswith("Title ")
     assert "the query '… ?' has no word; it has no hits" in found.stderr

@@ -387,7 +387,7 @@ def test_a_vocabulary_can_be_given(tmp_path: Path) -> None:
     check_ids(tmp_path)
     with pytest.raises(FileNotFoundError):
         run(tmp_path, vocabulary=f"{tmp_path}/nothing.parquet")
-    with pytest.raises(InputError, match="is not a vocabulary"):
+    with pytest.raises(InputError, match="cannot be used: its columns are"):
         run(tmp_path, vocabulary=f"{tmp_path}/in/rows.parquet")
     pq.write_table(pa.table({"word": ["<pad>", "<unk>", "kara"], "count": [0, 3, 7]}), tmp_path / "old.parquet")
     with pytest.raises(

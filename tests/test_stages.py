@@ -191,7 +191,7 @@ def test_status_tells_how_a_folder_stands(stage: Make, tmp_path: Path, capsys: p
         run_stage(stage())
     stopped = state()
     assert (stopped["holds"], stopped["finished"], stopped["units_done"]) == ("line counts", False, "2 of 3")
-    assert stopped["running"].startswith("count: ")
+    assert "count: " in stopped["running"]
     last_words = (tmp_path / "out" / PROGRESS).read_bytes()
     with without_ray():
         run_stage(stage())

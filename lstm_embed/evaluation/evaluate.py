@@ -154,6 +154,9 @@ class EvaluationStage(FolderStage[EvaluationConfig]):
                 "The decoded sentences may have been trained on, and the nearest training sentence was not measured: "
                 "no token set was given (--tokens)."
             )
+        if not texts:
+            notes.append("No sentence was decoded, since the token set holds none out of training.")
+            return None
         # Evenly, so that they come from many articles.
         texts = texts[:: max(1, len(texts) // number)][:number]
         return decoding(texts, given.tokens, methods, max_tokens=given.encoder.max_tokens)
