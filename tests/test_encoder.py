@@ -144,8 +144,12 @@ def test_one_text_has_one_vector_and_a_column_of_texts_a_matrix() -> None:
         ({"sentences": ["waa", None]}, r"sentences\[1\] is of type NoneType"),
         ({"sentences": {"text": ["waa"]}}, "sentences is of type dict"),
         ({"sentences": ["waa"], "dtype": "float64"}, "float64"),
-        ({"sentences": ["waa"], "batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"sentences": ["waa"], "batch_size": 0}, "batch_size is 0; expected a whole number from 1"),
         ({"sentences": ["waa"], "batch_size": -1}, "batch_size is -1"),
+        ({"sentences": ["waa"], "batch_size": 1.5}, "batch_size is 1.5"),
+        ({"sentences": ["waa"], "batch_size": "3"}, "batch_size is '3'"),
+        ({"sentences": [], "dtype": torch.float32}, "dtype is torch.float32"),
+        ({"sentences": [], "dtype": np.dtype("float32")}, "dtype is dtype"),
     ],
 )
 def test_what_is_no_text_or_no_option_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -168,6 +172,22 @@ def test_ids_and_text_give_the_same_vectors() -> None:
 def test_ids_of_another_vocabulary_are_refused() -> None:
     with pytest.raises(InputError, match=f"ids from 1 to {len(VOCABULARY) - 1};"):
         make_encoder().encode_ids([[3, len(VOCABULARY)]])
+
+
+@pytest.mark.parametrize("ids", [None, 5, [1, 2], [["a"]], [[1.5]], [[[1]]], [[2**70]]])
+def test_what_is_no_list_of_ids_is_refused(ids: Any) -> None:
+    with pytest.raises(InputError, match="token ids"):
+        make_encoder().encode_ids(ids)
+    with pytest.raises(InputError, match="embedding is 'x'; expected one of meaning, joined, exact, order"):
+        make_encoder().encode_ids([[1]], embedding="x")
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_similarity_knows_no_size(scale: float) -> None:
+    encoder = make_encoder()
+    vectors = encoder.encode(["waa wab wac", "wba", ""]).astype(np.float64)
+    expected = encoder.similarity(vectors, vectors)
+    np.testing.assert_allclose(encoder.similarity(vectors * scale, vectors), expected, atol=1e-6)
 
 
 def test_similarity_is_the_cosine_and_zero_with_a_zero_vector() -> None:
@@ -243,7 +263,7 @@ def test_a_model_is_loaded_with_another_embedding_under_the_same_fingerprint(tmp
     assert np.array_equal(
         SentenceEncoder.load(str(tmp_path / "exact")).encode(sentences)[:, : vectors.shape[1]], vectors
     )
-    with pytest.raises(ValueError, match="embedding is 'both'; expected one of meaning, joined, exact, order"):
+    with pytest.raises(InputError, match="embedding is 'both'; expected one of meaning, joined, exact, order"):
         SentenceEncoder.load(str(tmp_path / "model"), embedding="both")
 
 
@@ -319,8 +339,12 @@ def test_a_precision_is_resolved_or_refused_before_any_work() -> None:
     assert resolve_precision("auto", "cpu", hidden_size=128) == "fp32"
     with pytest.raises(InputError, match="fp16 is for GPUs"):
         resolve_precision("fp16", "cpu")
-    with pytest.raises(ValueError, match="--precision"):
+    with pytest.raises(InputError, match="--precision"):
         resolve_precision("int8", "cpu")
+    for device in ("nowhere", "xpu", "", None):
+        with pytest.raises(InputError, match="does not run on"):
+            resolve_precision("fp32", device)  # type: ignore[arg-type]
+    assert make_encoder(device=torch.device("cpu")).encode("waa").any()
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no GPU"):
             SentenceEncoder.load("nowhere", device="cuda")

@@ -108,6 +108,7 @@ def test_vectors_are_taken_in_any_form(form: Callable[[np.ndarray], Any]) -> Non
         ([[1.0, 2.0], [1.0]], "have several dimensions"),
         (pa.array([[1.0], None]), "have several dimensions"),
         ([[1.0, np.nan]], "not finite"),
+        (np.ma.array([[1, 2]], mask=[[0, 1]]), "masked"),
         (np.array([np.inf], np.float16), "not finite"),
     ],
 )

@@ -74,6 +74,7 @@ def test_the_vectorizer_gives_the_encoders_vectors_from_any_kind_of_column(model
     vectorizer = SentenceVectorizer(model, embedding="exact")
     for column in (texts, tuple(texts), np.array(texts), pd.Series(texts), pd.DataFrame({"text": texts})):
         np.testing.assert_array_equal(vectorizer.fit_transform(column), expected)
+    np.testing.assert_array_equal(vectorizer.fit_transform(iter(texts)), expected)
     assert list(vectorizer.get_feature_names_out())[:2] == ["sentencevectorizer0", "sentencevectorizer1"]
     framed = vectorizer.set_output(transform="pandas").transform(pd.Series(texts, index=range(5, 17)))
     assert framed.shape == expected.shape
@@ -133,6 +134,9 @@ def test_the_module_gives_the_encoders_vectors(model: str) -> None:
     assert module.ids([]).shape == (0, 1)
     with pytest.raises(InputError, match="expected texts: a list"):
         module.ids("one text")
+    for ids in (torch.zeros(3, dtype=torch.long), torch.zeros(1, 2, 3, dtype=torch.long), torch.zeros(1, 2), [[1]]):
+        with pytest.raises(InputError, match="no matrix of whole numbers"):
+            module(ids)
 
 
 @pytest.mark.parametrize("config", [ModelConfig(hidden_size=8, order_size=12), OriginalConfig(hidden_size=8)])
@@ -225,8 +229,9 @@ def test_a_batch_of_either_kind_gets_a_column_of_vectors(model: str) -> None:
 def test_a_batch_without_texts_is_refused_with_its_columns(model: str) -> None:
     embed = EmbedBatch(model)
     for batch, message in (
-        (pa.table({"body": ["a"]}), "the columns are body; expected a text column 'text'"),
+        (pa.table({"body": ["a"]}), "the columns are body; expected one text column 'text'"),
         (pa.table({"text": ["a"], "embedding": [1]}), "and no 'embedding'"),
+        (pa.Table.from_arrays([["a"], ["b"]], ["text", "text"]), "the columns are text, text; expected one"),
         (pa.table({"text": [1]}), r"sentences\[0\] is of type int"),
         (pd.DataFrame({"text": ["a"]}), "the batch is a DataFrame; expected batch_format='pyarrow' or 'numpy'"),
     ):

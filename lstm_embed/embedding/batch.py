@@ -61,13 +61,13 @@ class EmbedBatch:
             names = list(batch)
         else:
             raise InputError(f"the batch is a {type(batch).__name__}; expected batch_format='pyarrow' or 'numpy'")
-        if self._text_column not in names or self._output_column in names:
+        if names.count(self._text_column) != 1 or self._output_column in names:
             raise InputError(
-                f"the columns are {', '.join(names)}; expected a text column {self._text_column!r} and no "
+                f"the columns are {', '.join(names)}; expected one text column {self._text_column!r} and no "
                 f"{self._output_column!r} (text_column, output_column)"
             )
         column = batch[self._text_column]
-        values = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column.tolist()
+        values = column.to_pylist() if isinstance(column, pa.ChunkedArray) else list(column)
         texts = ["" if value is None else value for value in values]
         vectors = self._encoder.encode(texts, normalize_embeddings=self._normalize, dtype=self._dtype)
         if isinstance(batch, dict):

@@ -110,6 +110,16 @@ class OriginalConfig:
 AnyConfig = ModelConfig | OriginalConfig
 
 
+def check_embedding(name: str) -> None:
+    """Refuse what is no embedding.
+
+    Raises:
+        InputError: with those that there are.
+    """
+    if name not in EMBEDDINGS:
+        raise InputError(f"embedding is {name!r}; expected one of {', '.join(EMBEDDINGS)} (--embedding)")
+
+
 def config_from_dict(values: Mapping[str, Any]) -> AnyConfig:
     """Make a config of what `to_dict` returned; a missing field has its default.
 

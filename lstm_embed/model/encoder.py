@@ -24,10 +24,10 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.text import tokenize
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.model.batch import Sentences, distinct_words, from_lists, lay_out
-from lstm_embed.model.config import AnyConfig, Embedding
+from lstm_embed.model.config import AnyConfig, Embedding, check_embedding
 from lstm_embed.model.decoding import Decoded, VectorDecoder
 from lstm_embed.model.folder import load_model, save_model
-from lstm_embed.model.inputs import Matrix, as_ids, as_texts, as_vectors
+from lstm_embed.model.inputs import Matrix, as_ids, as_texts, as_vectors, unit_rows
 from lstm_embed.model.original import OriginalModel
 from lstm_embed.model.precision import PRECISIONS, resolve_precision
 from lstm_embed.model.recipes import Model
@@ -57,7 +57,7 @@ class SentenceEncoder:
         tokenizer: Settings that turn text into tokens; "profile" at least.
         embedding: What the vectors consist of; None for what the model's config says.
         fingerprint: Of the model folder; empty for a model that was never saved.
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu", "cuda" or "cuda:N", or the device itself.
         precision: Of the LSTM: "fp32", "bf16", "fp16" (GPU) or "auto"; all else is computed in fp32.
         provenance: Of the model folder.
     """
@@ -70,7 +70,7 @@ class SentenceEncoder:
         *,
         embedding: Embedding | None = None,
         fingerprint: str = "",
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         precision: str = "fp32",
         provenance: dict[str, Any] | None = None,
     ) -> None:
@@ -85,20 +85,22 @@ class SentenceEncoder:
         self._decoder: VectorDecoder | None = None
 
     @classmethod
-    def load(cls, path: str, device: str = "cpu", precision: str = "fp32", embedding: str = "") -> SentenceEncoder:
+    def load(
+        cls, path: str, device: str | torch.device = "cpu", precision: str = "fp32", embedding: str = ""
+    ) -> SentenceEncoder:
         """Read a model folder, local or in an object store.
 
         Args:
             path: The folder, e.g. `runs/first/model` or `s3://bucket/runs/first/model`.
-            device: "cpu", "cuda" or "cuda:N".
+            device: "cpu", "cuda" or "cuda:N", or the device itself.
             precision: "fp32", "bf16", "fp16" (GPU) or "auto" for what is fast on the device.
             embedding: What the vectors consist of, if not what the folder says (see `ModelConfig.embedding`). The same weights
                 serve all embeddings.
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            InputError: if it is unfinished, damaged or no model, or the device cannot do the precision.
-            ValueError: if there is no such embedding.
+            InputError: if it is unfinished, damaged or no model, there is no such embedding, or the device cannot do the
+                precision.
         """
         resolve_precision(precision, device)
         found = load_model(path, embedding)
@@ -190,6 +192,7 @@ class SentenceEncoder:
         """
         texts = [sentences] if isinstance(sentences, str) else as_texts(sentences)
         progress = _progress(show_progress_bar, len(texts))
+        _check_options(batch_size, dtype)
         vectors = np.zeros((len(texts), self.embedding_dimension), dtype)
         for start in range(0, len(texts), _SENTENCES_AT_ONCE):
             piece = texts[start : start + _SENTENCES_AT_ONCE]
@@ -224,11 +227,9 @@ class SentenceEncoder:
         Raises:
             InputError: if there are ids the vocabulary does not have, or an option is none of these.
         """
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; expected at least 1, or None for what is fast")
-        if dtype not in ("float32", "float16"):
-            raise InputError(f"dtype is {dtype!r}; expected float32 or float16")
         embedding = embedding or self.embedding
+        check_embedding(embedding)
+        _check_options(batch_size, dtype)
         flat, starts, lengths = as_ids(ids, len(self.vocabulary))
         lengths = np.minimum(lengths, self.max_tokens)
         order = np.argsort(-lengths, kind="stable")
@@ -270,7 +271,7 @@ class SentenceEncoder:
             raise InputError(
                 f"the vectors have {left.shape[1]} and {right.shape[1]} numbers; expected vectors of one embedding"
             )
-        left_nE, right_mE = (F.normalize(torch.from_numpy(np.asarray(v, np.float32)), dim=1) for v in (left, right))
+        left_nE, right_mE = (torch.from_numpy(unit_rows(vectors)) for vectors in (left, right))
         # Rounding makes cosines of up to 1.0000005.
         return (left_nE @ right_mE.T).clamp(-1.0, 1.0).numpy()
 
@@ -337,6 +338,14 @@ def _in_precision(model: Model, dtype: torch.dtype) -> Model:
     encoder.forward_lstm.to(dtype)
     encoder.backward_lstm.to(dtype)
     return fast
+
+
+def _check_options(batch_size: Any, dtype: Any) -> None:
+    """Refuse options that are none."""
+    if batch_size is not None and not (isinstance(batch_size, (int, np.integer)) and batch_size >= 1):
+        raise InputError(f"batch_size is {batch_size!r}; expected a whole number from 1, or None for what is fast")
+    if not isinstance(dtype, str) or dtype not in ("float32", "float16"):
+        raise InputError(f"dtype is {dtype!r}; expected 'float32' or 'float16'")
 
 
 def _progress(wanted: bool | Progress | None, total: int) -> Progress:

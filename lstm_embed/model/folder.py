@@ -25,7 +25,7 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.base.settings import Words, read_json
 from lstm_embed.base.tensors import opened, take_tensors
 from lstm_embed.corpus.vocabulary import Vocabulary
-from lstm_embed.model.config import EARLIER, EMBEDDINGS, AnyConfig, Embedding, ModelConfig, config_from_dict
+from lstm_embed.model.config import EARLIER, AnyConfig, Embedding, ModelConfig, check_embedding, config_from_dict
 from lstm_embed.model.recipes import Model, class_of
 
 KIND = "model"
@@ -172,8 +172,8 @@ def load_model(directory: str, embedding: str = "") -> LoadedModel:
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        InputError: if it is unfinished, damaged, something else, or a model of another version.
-        ValueError: if there is no such embedding.
+        InputError: if it is unfinished, damaged, something else, or a model of another version, or there is no such
+            embedding.
     """
     directory = storage.resolve(directory)
     # Sizes are compared here, hashes where the files are read: remote weights are fetched once.
@@ -213,8 +213,7 @@ def _with_embedding(config: AnyConfig, embedding: str, directory: str) -> AnyCon
         return config
     if not isinstance(config, ModelConfig):
         raise InputError(f"embedding is {embedding!r}; the model {directory} is the original system and has only order")
-    if embedding not in EMBEDDINGS:
-        raise ValueError(f"embedding is {embedding!r}; expected one of {', '.join(EMBEDDINGS)} (--embedding)")
+    check_embedding(embedding)
     return dataclasses.replace(config, embedding=cast(Embedding, embedding))
 
 

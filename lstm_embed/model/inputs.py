@@ -66,7 +66,7 @@ def as_ids(
         lengths = pc.fill_null(pc.list_value_length(given), 0).to_numpy(zero_copy_only=False).astype(np.int64)
         flat = given.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
     else:
-        arrays = [np.asarray(one, np.int64) for one in given]
+        arrays = _id_arrays(given)
         lengths = np.array([len(array) for array in arrays], np.int64)
         flat = np.concatenate([np.zeros(0, np.int64), *arrays])
     if len(flat) and (flat.min() < FIRST_WORD or flat.max() >= vocabulary_size):
@@ -75,6 +75,23 @@ def as_ids(
             f"{vocabulary_size - 1}; the text was prepared with another vocabulary"
         )
     return flat, np.cumsum(lengths) - lengths, lengths
+
+
+def _id_arrays(given: Any) -> list[Ids]:
+    """Return lists of ids as an array each."""
+    try:
+        arrays = [np.asarray(() if one is None else one) for one in given]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the token ids are no lists of numbers ({error}); expected a list of them for each text"
+        ) from None
+    for number, array in enumerate(arrays):
+        if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
+            raise InputError(
+                f"the token ids of text {number} are of shape {array.shape} and type {array.dtype}; expected a list of whole "
+                "numbers"
+            )
+    return [array.astype(np.int64) for array in arrays]
 
 
 def as_vectors(given: Any, name: str = "vectors") -> Matrix:
@@ -87,6 +104,8 @@ def as_vectors(given: Any, name: str = "vectors") -> Matrix:
     Raises:
         InputError: if they are of several dimensions, or no finite real numbers.
     """
+    if np.ma.is_masked(given):
+        raise InputError(f"{name} hold masked numbers; expected whole vectors")
     if isinstance(given, Tensor):
         given = given.detach().cpu()
         given = given.float() if given.dtype == torch.bfloat16 else given
@@ -103,3 +122,11 @@ def as_vectors(given: Any, name: str = "vectors") -> Matrix:
     if not np.isfinite(matrix).all():
         raise InputError(f"{name} hold numbers that are not finite; expected vectors that a model made")
     return np.atleast_2d(matrix)
+
+
+def unit_rows(vectors: Matrix) -> npt.NDArray[np.float32]:
+    """Return vectors of any finite size as rows of length 1, float32; zero rows stay zero."""
+    largest = np.abs(vectors.astype(np.float64)).max(axis=1, keepdims=True, initial=0)
+    scaled = np.divide(vectors, largest, out=np.zeros(vectors.shape), where=largest > 0)
+    norms = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return np.divide(scaled, norms, out=scaled, where=norms > 0).astype(np.float32)

@@ -66,8 +66,7 @@ class SentenceModule(nn.Module):
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            InputError: if it is unfinished, damaged or no model.
-            ValueError: if there is no such embedding.
+            InputError: if it is unfinished, damaged or no model, or there is no such embedding.
         """
         found = load_model(path, embedding)
         about = {**found.provenance, "fine_tuned_from": found.fingerprint}
@@ -96,8 +95,10 @@ class SentenceModule(nn.Module):
                 word without a vector. Best left on the CPU, where sentences are laid out.
 
         Raises:
-            InputError: if there are ids the vocabulary does not have.
+            InputError: if they are no matrix of ids, or ids the vocabulary does not have.
         """
+        if not isinstance(ids_BT, Tensor) or ids_BT.ndim != 2 or ids_BT.is_floating_point():
+            raise InputError("the token ids are no matrix of whole numbers; expected a tensor as `ids` returns it")
         if not ((ids_BT >= 0) & (ids_BT < len(self.vocabulary))).all():
             raise InputError(
                 f"there are token ids below 0, or of {len(self.vocabulary)} and more, which the model has not"

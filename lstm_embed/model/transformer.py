@@ -59,6 +59,12 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.fingerprint_ = self._encoder().fingerprint
         return self
 
+    def fit_transform(self, X: Iterable[str], y: Any = None, **fit_params: Any) -> Matrix:
+        """Read the model and return the vectors of texts; an iterator is gone through once."""
+        texts = X if hasattr(X, "__len__") else list(X)
+        vectors: Matrix = super().fit_transform(texts, y, **fit_params)
+        return vectors
+
     def transform(self, X: Iterable[str]) -> Matrix:
         """Return the vectors of texts, shape (n, E), float32; zero where there is no word.
 
