@@ -17,7 +17,6 @@ from safetensors.numpy import load_file, save_file
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger import seal
-from lstm_embed.ledger.sealed import open_sealed
 from lstm_embed.model.folder import KIND, describe_model, load_model
 
 Tensors = dict[str, np.ndarray]
@@ -30,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def sealed_again(folder: Path) -> str:
     """Seal a folder that was tampered with, as whoever did it can."""
-    manifest = open_sealed(str(folder), kind=KIND, verify=False)
+    manifest = json.loads((folder / "manifest.json").read_text())
     seal(str(folder), kind=KIND, fingerprint=manifest["fingerprint"], content=manifest["content"])
     return str(folder)
 
