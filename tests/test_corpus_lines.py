@@ -156,6 +156,27 @@ def test_a_whole_archive_and_joined_archives_give_all_lines(tmp_path: Path, suff
 
 
 @pytest.mark.parametrize("suffix", CODECS)
+def test_what_follows_a_whole_archive_is_another_one_or_damage(tmp_path: Path, suffix: str) -> None:
+    data = some_lines(100)
+    first, second = CODECS[suffix](data), CODECS[suffix](data.upper())
+    behind = {"cut": second[:-7], "overwritten": b"#" * 9 + second[9:], "noise": b"noise" * 9}
+    for name, follows in behind.items():
+        found = read(write(tmp_path / f"{name}{suffix}", first + follows))
+        assert good(found)[:100] == data.splitlines()
+        assert reasons(found) == ["damaged or truncated archive"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz"])
+@pytest.mark.parametrize("num_zeros", [4, 3, 200_000])
+def test_zeros_between_archives_are_passed_over(tmp_path: Path, suffix: str, num_zeros: int) -> None:
+    data = some_lines(100)
+    stored = CODECS[suffix](data) + bytes(num_zeros)
+    found = read(write(tmp_path / f"padded{suffix}", stored * 2))
+    assert good(found) == data.splitlines() * 2
+    assert reasons(found) == []
+
+
+@pytest.mark.parametrize("suffix", CODECS)
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
 def test_a_truncated_archive_keeps_what_is_whole_and_lists_the_damage(
     tmp_path: Path, suffix: str, share: float

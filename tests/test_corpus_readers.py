@@ -217,6 +217,10 @@ def test_ids_and_titles_of_parquet_become_text_whatever_their_type(tmp_path: Pat
         text=["a", "b", "c", "d"],
     )
     assert good(read(span)) == [("10", "Tea", "a"), (None, "caf\ufffd", "b"), (None, None, "c"), ("2.5", "чай", "d")]
+    uuids = parquet(
+        tmp_path / "d.parquet", id=pa.array([b"\xff\xfe", b"\xff\xfd", b"ab"], pa.binary(2)), text=["a"] * 3
+    )
+    assert [name for name, _, _ in good(read(uuids))] == ["fffe", "fffd", "ab"]
     far = parquet(
         tmp_path / "b.parquet",
         id=pa.array([2**31 - 1, 0], pa.date32()),
@@ -228,6 +232,28 @@ def test_ids_and_titles_of_parquet_become_text_whatever_their_type(tmp_path: Pat
     assert good(read(span_of(tmp_path / "c.jsonl", b'{"id": NaN, "title": Infinity, "text": "x"}\n'))) == [
         (None, None, "x")
     ]
+
+
+def test_a_value_that_python_cannot_hold_costs_no_row(tmp_path: Path) -> None:
+    liar = pa.Array.from_buffers(pa.string(), 2, pa.array([b"good", b"\xff\xfe"], pa.binary()).buffers())
+    far = pa.array([0, 5 * 10**14], pa.timestamp("ms"))
+    values = {
+        "zone": pa.array([0, 1], pa.timestamp("s", "Mars/Phobos")),
+        "struct": pa.StructArray.from_arrays([liar, far], ["name", "time"]),
+        "list": pa.ListArray.from_arrays([0, 1, 2], liar),
+        "times": pa.ListArray.from_arrays([0, 1, 2], far),
+        "dictionary": pa.DictionaryArray.from_arrays([0, 1], far),
+    }
+    found = read(parquet(tmp_path / "a.parquet", text=["a", "b"], **values), columns=tuple(values))
+    assert [text for _, _, text in good(found)] == ["a", "b"]
+    second = found[1].columns  # type: ignore[union-attr]
+    assert str(second.pop("zone")) == "1970-01-01 00:00:01+00:00"
+    assert second == {
+        "struct": {"name": b"\xff\xfe", "time": "17814-05-16 00:53:20.000"},
+        "list": [b"\xff\xfe"],
+        "times": ["17814-05-16 00:53:20.000"],
+        "dictionary": "17814-05-16 00:53:20.000",
+    }
 
 
 def test_rows_that_unfold_to_much_are_read_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +325,8 @@ def test_what_a_file_holds_is_told_by_its_content_whatever_its_name(tmp_path: Pa
 
 
 UTF_16 = "UTF-16 text (convert it to UTF-8, as iconv -f UTF-16 -t UTF-8 does)"
+UTF_32 = "UTF-32 text (convert it to UTF-8, as iconv -f UTF-32 -t UTF-8 does)"
+LFS = "Git LFS pointer in place of a file (run git lfs pull first)"
 DUMP = "MediaWiki dump (run extract on it first)"
 FOREIGN = [
     ("dump.xml", b"<mediawiki xmlns='x'>\n<page>\n", DUMP),
@@ -307,6 +335,13 @@ FOREIGN = [
     ("a.json", row(1).decode().encode("utf-16"), UTF_16),
     ("b.json", row(1).decode().encode("utf-16-be"), UTF_16),
     ("c.txt", "Привет".encode("utf-16"), UTF_16),
+    ("d.jsonl", row(1).decode().encode("utf-32"), UTF_32),
+    ("e.jsonl", row(1).decode().encode("utf-32-be"), UTF_32),
+    ("f.jsonl", row(1).decode().encode("utf-32-le"), UTF_32),
+    ("twice.jsonl.gz", gzip.compress(gzip.compress(row(1))), "archive inside an archive (unpack it once)"),
+    ("a.orc", b"ORC\n\x0b\n\x03\0\0\0", "ORC file (write it as parquet)"),
+    ("pointer.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", LFS),
+    ("a.pdf.txt", b"%PDF-1.7\n", "PDF document (extract its text first)"),
     ("a.parquet", row(1), "not a parquet file, or a damaged one"),
     ("empty.parquet", b"", "not a parquet file, or a damaged one"),
     ("cut.parquet", b"PAR1" + bytes(100), "not a parquet file, or a damaged one"),
@@ -392,6 +427,7 @@ def test_a_text_file_is_one_article_unless_it_holds_records(tmp_path: Path) -> N
     assert good(read(span_of(tmp_path / "b.TXT.gz", gzip.compress(b"[Music] plays.")))) == [
         ("b.TXT.gz", "b", "[Music] plays.")
     ]
+    assert good(read(span_of(tmp_path / "e.txt", b"ORCHIDS are flowers."))) == [("e.txt", "e", "ORCHIDS are flowers.")]
     assert good(read(span_of(tmp_path / "lines.txt", row(1)))) == [("1", "T1", "Text 1.")]
     assert good(read(span_of(tmp_path / "docs.txt", DOC.format(1).encode())))[0][0] == "1"
     latin = read(span_of(tmp_path / "c.txt", "café".encode("latin-1")))
@@ -406,6 +442,15 @@ def test_characters_that_no_text_can_hold_are_replaced_and_counted(tmp_path: Pat
     assert isinstance(found, Article)
     assert (found.id, found.title, found.text) == ("1\ufffd", "\ufffd", "a\ufffdb \ufffd c \U0001f600")
     assert found.num_replaced == 4
+    (found,) = read(span_of(tmp_path / "raw.jsonl", b'{"text": "a\0b\tc"}\n'))
+    assert isinstance(found, Article)
+    assert (found.text, found.num_replaced) == ("a\ufffdb\tc", 1)
+
+
+def test_files_that_were_joined_may_have_byte_order_marks_inside(tmp_path: Path) -> None:
+    found = read(span_of(tmp_path / "joined.jsonl", b"\xef\xbb\xbf" + row(1) + b"\xef\xbb\xbf" + row(2)))
+    assert [text for _, _, text in good(found)] == ["Text 1.", "Text 2."]
+    assert reasons(found) == []
 
 
 def test_a_file_that_changes_under_the_job_stops_it(tmp_path: Path) -> None:

@@ -303,6 +303,8 @@ def test_a_unit_whose_last_stream_breaks_off_is_damaged(multistream: tuple[str, 
             "type declaration",
         ),
         (b"<mediawiki>" + b"<x>" * 100, "nested too deeply"),
+        (b'<?xml version="1.0" encoding="x-none"?>' + dump(page(1)), "XML in an unknown encoding"),
+        (b'<?xml version="1.0" encoding="shift_jis"?>' + dump(page(1)), "XML in an unknown encoding"),
         (b"<mediawiki a='" + b"x" * 3_000_000, "tag without end"),
         (b"<mediawiki>" + b" " * 6_000_000, "no page begins"),
     ],
@@ -397,7 +399,7 @@ def test_a_page_without_end_is_refused_after_some_page_limits() -> None:
             given_up_after += len(chunk)
             yield chunk
 
-    pages = read_pages(counted(), page_limit=1_000_000)
+    pages = read_pages(counted(), page_limit=100_000)
     assert isinstance(next(pages), Page)
     with pytest.raises(InputError, match="no page that ends"):
         next(pages)

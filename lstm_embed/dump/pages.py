@@ -18,9 +18,10 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.dump import wikitext
 from lstm_embed.ledger import Rejected
 
-PAGE_LIMIT = 64 << 20
-"""Characters of one page's text; a larger page is rejected. MediaWiki's own limit is 2 MiB."""
-_GIVE_UP = 8
+PAGE_LIMIT = 8 << 20
+"""Characters of one page's text; a larger page is rejected. MediaWiki's own limit is 2 MiB; cleaning takes up to a hundred
+bytes a character."""
+_GIVE_UP = 64
 """A dump is refused when so many page limits of bytes pass without the end of a page."""
 _EXCERPT = 200
 """First bytes of a rejected piece that are kept."""
@@ -132,6 +133,8 @@ class _PageParser:
             return str(refusal)
         except expat.ExpatError:
             return "XML not well formed"
+        except (LookupError, ValueError):
+            return "XML in an unknown encoding"
         return ""
 
     def unusable_page(self, reason: str) -> Rejected:

@@ -6,6 +6,7 @@ said, as an earlier run settled it, or from the first records. A value that does
 
 from __future__ import annotations
 
+import decimal
 import itertools
 import json
 from collections.abc import Sequence
@@ -18,7 +19,9 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.articles import read_articles
 from lstm_embed.corpus.config import TextConfig
-from lstm_embed.corpus.readers.article import Article
+from lstm_embed.corpus.readers import find_format, parquet
+from lstm_embed.corpus.readers.article import Article, bytes_as_text
+from lstm_embed.corpus.readers.source import opened
 from lstm_embed.embedding.config import split_column
 from lstm_embed.ledger import Span
 
@@ -72,7 +75,9 @@ def _from_files(names: Sequence[str], files: Sequence[storage.FileInfo], text: T
     values: dict[str, list[Any]] = {name: [] for name in names}
     records = 0
     for file in files[:_SAMPLE_FILES]:
-        if file.path.endswith(".parquet"):
+        with opened(Span.whole(file), text) as look:
+            is_parquet = find_format(file.path, look.head) is parquet
+        if is_parquet:
             try:
                 with storage.open_input(file.path) as source:
                     schema = pq.read_schema(source)
@@ -112,6 +117,8 @@ def _kind_of_type(kind: pa.DataType) -> str:
 def _kind_of_values(values: Sequence[Any]) -> str:
     if all(isinstance(value, list) for value in values):
         items = [item for value in values for item in value if item is not None]
+        if any(isinstance(item, list) for item in items):
+            return "string"
         inner = f"list<{_kind_of_values(items)}>" if items else "list<string>"
         return inner if inner in _ARROW else "string"
     for name, types in (("bool", bool), ("int64", int), ("double", int | float)):
@@ -123,7 +130,7 @@ def _kind_of_values(values: Sequence[Any]) -> str:
 def carried(values: Sequence[Any], kind: str) -> tuple[pa.Array, int]:
     """Return values as a column of the type `kind` names, and how many did not fit and are null instead."""
     if kind == "string":
-        return pa.array([None if value is None else _as_text(value) for value in values], pa.string()), 0
+        return pa.array(map(_as_text, values), pa.string()), 0
     try:
         return _strict_array(values, kind), 0
     except _MISFIT:
@@ -133,26 +140,28 @@ def carried(values: Sequence[Any], kind: str) -> tuple[pa.Array, int]:
 
 
 def _has_fraction(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(map(_has_fraction, value))
-    return isinstance(value, float) and not value.is_integer()
+    numbers = value if isinstance(value, list) else [value]
+    return any(isinstance(number, float | decimal.Decimal) and bool(number % 1) for number in numbers)
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: Any) -> str | None:
     """Return a value as text: JSON where it has parts, bytes that are no text by their hexadecimal digits."""
+    if value is None:
+        return None
     if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value.hex()
+        return bytes_as_text(value)
     if isinstance(value, list | dict | bool):
-        value = json.dumps(value, ensure_ascii=False, default=str)
+        value = json.dumps(value, ensure_ascii=False, default=_as_text)
     return str(value).encode("utf-8", "replace").decode()
 
 
 def _strict_array(values: Sequence[Any], kind: str) -> pa.Array:
     if "int64" in kind and any(map(_has_fraction, values)):
         raise ValueError("Arrow would cut the fraction off")
+    if kind.startswith("list") and not all(value is None or isinstance(value, list) for value in values):
+        raise TypeError("Arrow would take a text apart into its characters")
+    if kind == "list<string>":
+        values = [value and list(map(_as_text, value)) for value in values]
     return pa.array(values, _ARROW[kind])
 
 

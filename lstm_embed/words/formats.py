@@ -80,7 +80,8 @@ def read_vectors(path: str, file_format: str, vocabulary: Vocabulary, profile: s
         except LstmEmbedError:
             raise
         except Exception as error:  # every codec has errors of its own, and a pickle may raise anything
-            raise InputError(f"{path} is no readable {file_format} file of word vectors ({error})") from None
+            kind = "" if file_format == "auto" else f"{file_format} "
+            raise InputError(f"{path} is no readable {kind}file of word vectors ({error})") from None
     found = imported.exact + imported.normalized
     if imported.malformed > found / 100:
         raise InputError(

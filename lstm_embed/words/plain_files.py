@@ -141,7 +141,8 @@ def _numbers(text: bytes, dimension: int) -> FloatArray | None:
     """Return the numbers of a line, empty if they cannot be read; None if its word goes on, having a space in it."""
     fields = text.split()
     try:
-        return np.array(fields, np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is counted where it is wanted
+            return np.array(fields, np.float32)
     except ValueError:
         return None if len(fields) > dimension else np.zeros(0, np.float32)
 
@@ -165,12 +166,16 @@ def _binary_words(stream: io.BufferedReader, count: int, dimension: int) -> Iter
     num_bytes = 4 * dimension
     enough = num_bytes + 2 * _LONGEST_WORD
     data, start = b"", 0
+    line_ends: set[bool] = set()
     for number in range(count):
         if len(data) - start < enough:
             data, start = data[start:] + stream.read(_WINDOW + enough), 0
         space = _end_of_word(data, start, dimension)
         word, end = data[start:space].removeprefix(b"\n"), space + 1 + num_bytes
-        if space < 0 or end > len(data):
+        if number:
+            # All records behind the first begin with a line end or none does, unless a byte was lost or added.
+            line_ends.add(data[start : start + 1] == b"\n")
+        if space < 0 or end > len(data) or len(line_ends) > 1:
             raise EOFError(f"it ends or makes no sense after {number} of {count} words")
         yield word.decode("utf-8", "replace"), data[space + 1 : end]
         start = end

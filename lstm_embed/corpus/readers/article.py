@@ -73,7 +73,8 @@ def make_article(
         return rejected(path, offset, "text is not a string", raw)
     if isinstance(id_, list | dict) or isinstance(title, list | dict):
         return rejected(path, offset, "id or title is not a string or number", raw)
-    name, heading = _name(id_), _name(title)
+    # An id that is no text, as of 16 bytes, must stay one of its own.
+    name, heading = _name(bytes_as_text(id_) if isinstance(id_, bytes) else id_), _name(title)
     num_replaced = 0
     try:
         if "\0" in text or "\0" in (name or "") or "\0" in (heading or ""):
@@ -84,6 +85,14 @@ def make_article(
         text, name, heading = (value and _NO_CHARACTER.sub(_REPLACEMENT, value) for value in (text, name, heading))
         encoded = text.encode()
     return Article(name, heading, text, hashlib.blake2b(encoded, digest_size=16).digest(), raw, columns, num_replaced)
+
+
+def bytes_as_text(value: bytes) -> str:
+    """Return bytes as the text they are, else their hexadecimal digits."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.hex()
 
 
 def _name(value: Any) -> str | None:

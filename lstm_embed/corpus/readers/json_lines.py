@@ -57,7 +57,8 @@ def read(source: Source) -> Iterator[Article | Rejected]:
 def _parse(path: str, line: Line, config: TextConfig, columns: Sequence[str]) -> Article | Rejected:
     """Return the article of one record."""
     try:
-        row = json.loads(line.data.decode("utf-8-sig" if line.offset == 0 else "utf-8"))
+        # Files that were joined have byte order marks inside, careless writers leave control characters as they are.
+        row = json.loads(line.data.decode("utf-8-sig"), strict=False)
     except UnicodeDecodeError:
         return rejected(path, line.offset, "invalid UTF-8", line.data)
     except (ValueError, RecursionError):

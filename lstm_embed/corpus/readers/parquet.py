@@ -169,10 +169,22 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 def _value(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()
-    except UnicodeDecodeError:
-        return bytes(scalar.cast(pa.large_binary()).as_py())
     except (OverflowError, ValueError):
-        return scalar.cast(pa.string()).as_py()
+        pass
+    if isinstance(scalar, pa.StructScalar):
+        return {name: _value(scalar[place]) for place, name in enumerate(scalar.type.names)}
+    if isinstance(scalar, pa.ListScalar):
+        return [_value(item) for item in scalar.values]
+    if isinstance(scalar, pa.DictionaryScalar | pa.ExtensionScalar):
+        return _value(scalar.value)
+    if isinstance(scalar, pa.BinaryScalar):
+        return scalar.as_buffer().to_pybytes()
+    if isinstance(scalar, pa.TimestampScalar) and scalar.type.tz not in (
+        None,
+        "UTC",
+    ):  # a time zone unknown here, maybe
+        return _value(scalar.cast(pa.timestamp(scalar.type.unit, "UTC")))
+    return scalar.cast(pa.string()).as_py()
 
 
 def _article(source: Source, number: int, row: dict[str, Any]) -> Article | Rejected:

@@ -50,7 +50,7 @@ def opened(span: Span, config: TextConfig, columns: Sequence[str] = ()) -> Itera
     with storage.open_stream(span.path) as stream:
         blocks = read_blocks(span, stream)
         blocks, head = _peek(blocks)
-        is_compressed = not isinstance(stream, io.BufferedReader)
+        is_compressed = not (isinstance(stream, io.BufferedReader) and stream.seekable())
         if is_compressed:
             span = replace(span, end=-1)
         elif span.start > 0:
