@@ -25,6 +25,8 @@ from lstm_embed.base.text import printable
 from lstm_embed.console import print_summary
 
 STOPPED = 130
+_INTERRUPTED = "interrupted; run the same command again to continue"
+_MAX_ERROR_CHARACTERS = 2000
 _MAX_CONFIG_BYTES = 1 << 20
 
 
@@ -186,7 +188,7 @@ def _one_line(message: str) -> str:
 def fail(message: str, code: int = 2) -> NoReturn:
     """Print one line to standard error and exit."""
     for line in message.splitlines() or [""]:
-        print(f"error: {printable(line)}", file=sys.stderr)
+        print(f"error: {printable(line, _MAX_ERROR_CHARACTERS)}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -201,8 +203,12 @@ def errors_as_exit_codes() -> Iterator[None]:
         fail(str(error), code=1)
     except OSError as error:
         fail(f"{_plain(error)} (disk or store failed; run the command again to continue)", code=1)
+    except SystemExit as stop:
+        if stop.code != signal.SIGTERM:
+            raise
+        fail(_INTERRUPTED, code=STOPPED)  # Ray has a handler of its own while it starts
     except KeyboardInterrupt:
-        fail("interrupted; run the same command again to continue", code=STOPPED)
+        fail(_INTERRUPTED, code=STOPPED)
 
 
 def _plain(error: OSError | Exception) -> str:

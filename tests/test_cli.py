@@ -7,6 +7,7 @@ import errno
 import json
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -225,7 +226,9 @@ def replaced(action: Any) -> Any:
         (OutputBusy("busy"), 1, "error: busy"),
         (LstmEmbedError("a worker died"), 1, "error: a worker died"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "run the command again to continue"),
+        (InputError("of a million columns " * 1000), 2, "…"),
         (KeyboardInterrupt(), 130, "run the same command again to continue"),
+        (SystemExit(signal.SIGTERM), 130, "run the same command again to continue"),
     ],
 )
 def test_what_a_user_can_read_is_a_line_and_an_exit_code(
@@ -236,6 +239,7 @@ def test_what_a_user_can_read_is_a_line_and_an_exit_code(
     assert stop.value.code == code
     (shown,) = capsys.readouterr().err.strip().splitlines()
     assert line in shown
+    assert len(shown) < 2100
 
 
 def test_a_bug_shows_its_traceback() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -33,8 +34,10 @@ from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
 from lstm_embed.embedding.decode import DecodeStage
 from lstm_embed.embedding.embed import EmbedStage
 from lstm_embed.embedding.erase import erase
+from lstm_embed.ledger import PartStore
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.owner import owned
+from lstm_embed.ledger.parts import open_part, record_of
 
 from conftest import json_of, run_job
 
@@ -365,6 +368,18 @@ def test_what_cannot_be_erased_is_refused(config: EmbedConfig, model: str, tmp_p
         erase(config.output, IDS)
 
 
+def test_a_part_of_other_content_is_refused_before_anything_is_written(config: EmbedConfig) -> None:
+    embed_here(config)
+    path = min((Path(config.output) / "parts").iterdir())
+    with open_part(str(path), "embed") as file:
+        record, table = record_of(file.metadata, path.name), file.read()
+    PartStore(config.output, record.fingerprint).write_table(dataclasses.replace(record, input_digest="0" * 64), table)
+    before = all_files(config.output)
+    with pytest.raises(InputError, match=r"its identity is .*remove the file and run embed again"):
+        erase(config.output, ["0"])
+    assert all_files(config.output) == before
+
+
 def test_parts_under_each_others_names_are_refused_and_nothing_else_is_lost(config: EmbedConfig) -> None:
     embed_here(config)
     before = read_rows(config.output)
@@ -372,12 +387,12 @@ def test_parts_under_each_others_names_are_refused_and_nothing_else_is_lost(conf
     first, second = parts[0].read_bytes(), parts[1].read_bytes()
     parts[0].write_bytes(second)
     parts[1].write_bytes(first)
-    with pytest.raises(InputError, match=r"it says that it is part-.*remove the file and run erase again"):
+    with pytest.raises(InputError, match=r"it says that it is part-.*remove the file and run embed again"):
         erase(config.output, ["0"])
     assert [part.read_bytes() for part in parts[:2]] == [second, first]
     parts[0].unlink()
     parts[1].unlink()
-    summary = erase(config.output, [])
+    summary = erase(config.output, ["0"])
     assert "parts of" in summary.notes[0]
     assert "run embed" in summary.notes[0]
     embed_here(config)

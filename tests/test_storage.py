@@ -110,6 +110,8 @@ def test_missing_files_are_file_not_found(place: str) -> None:
     storage.write_bytes(storage.join(place, "d", "f"), b"")
     with pytest.raises(FileNotFoundError):
         storage.info(storage.join(place, "d"))
+    with pytest.raises((FileNotFoundError, IsADirectoryError)):
+        storage.read_bytes(storage.join(place, "d"))
 
 
 def test_streams_decompress_by_suffix_and_plain_ones_can_be_sought_in(place: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -233,9 +234,15 @@ def open_input(path: str) -> pa.NativeFile:
 
     Raises:
         FileNotFoundError: if there is no file at `path`.
+        IsADirectoryError: if there is a folder.
     """
     store, inner = filesystem(path)
-    return store.open_input_file(inner)
+    try:
+        return store.open_input_file(inner)
+    except OSError:
+        if not is_remote(path) and os.path.isdir(inner):
+            raise IsADirectoryError(errno.EISDIR, "Is a folder, where a file is expected", path) from None
+        raise
 
 
 class _Raw(io.RawIOBase):

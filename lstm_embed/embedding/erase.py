@@ -39,12 +39,13 @@ from lstm_embed.ledger.manifest import (
     MANIFEST,
     FolderConfig,
     UnitManifest,
+    listed_parts,
     parse_manifest,
     read_folder_config,
     words,
 )
 from lstm_embed.ledger.owner import Owner, owned
-from lstm_embed.ledger.parts import open_part, parse_name, read_record, record_of
+from lstm_embed.ledger.parts import PartInfo, open_part, parse_name, read_record, record_of
 from lstm_embed.ledger.plan import add_counts
 
 _READERS = 8
@@ -163,13 +164,31 @@ def _begin(output: str, kind: str, article_ids: Sequence[str]) -> dict[str, Any]
         state["manifest"] = read_json(manifest_path, dict[str, Any])
     if state["manifest"] is not None:
         # It is checked, and kept as it stands, with whatever it says besides.
-        parse_manifest(storage.to_json(state["manifest"]), manifest_path, kind=kind, declared=UnitManifest)
+        manifest = parse_manifest(storage.to_json(state["manifest"]), manifest_path, kind=kind, declared=UnitManifest)
+        if not storage.exists(aside):
+            _refuse_other_parts(output, manifest, _JOBS[kind][0])
     lines = read_lines(output)
     state["lines"] += _new_lines([*lines, *state["lines"]], article_ids)
     storage.write_json(aside, state)
     storage.remove(manifest_path)
     write_lines(output, dict.fromkeys([*lines, *state["lines"]]))
     return state["manifest"]
+
+
+def _refuse_other_parts(output: str, manifest: UnitManifest, made_by: str) -> None:
+    """Refuse parts that are not those of the manifest; the new manifest would list them as if they were.
+
+    Raises:
+        InputError: with the first one that is another.
+    """
+    there = {storage.name(file.path) for file in storage.list_files(storage.join(output, "parts"))}
+
+    def check(part: PartInfo) -> None:
+        with open_part(part, made_by):
+            pass
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(check, [part for part in listed_parts(output, manifest) if part.name in there]))
 
 
 def _new_lines(lines: Sequence[str], article_ids: Sequence[str]) -> list[str]:
