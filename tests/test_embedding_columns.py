@@ -37,6 +37,14 @@ def test_a_value_keeps_what_it_says_or_is_null_and_counted(kind: str, value: Any
     assert num_misfits == (expected is None)
 
 
+def test_a_value_too_deep_for_json_is_null_and_counted() -> None:
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    column, num_misfits = carried([deep, None, "tea"], "string")
+    assert (column.to_pylist(), num_misfits) == ([None, None, "tea"], 1)
+
+
 def test_types_come_from_the_schema_of_parquet_of_any_name_and_from_values_of_any_depth(tmp_path: Path) -> None:
     table = pa.table({"text": ["a"], "day": pa.array([0], pa.date32())})
     pq.write_table(table, tmp_path / "part-0")

@@ -130,7 +130,8 @@ def _kind_of_values(values: Sequence[Any]) -> str:
 def carried(values: Sequence[Any], kind: str) -> tuple[pa.Array, int]:
     """Return values as a column of the type `kind` names, and how many did not fit and are null instead."""
     if kind == "string":
-        return pa.array(map(_as_text, values), pa.string()), 0
+        column = pa.array(map(_as_text, values), pa.string())
+        return column, column.null_count - sum(value is None for value in values)
     try:
         return _strict_array(values, kind), 0
     except _MISFIT:
@@ -145,13 +146,19 @@ def _has_fraction(value: Any) -> bool:
 
 
 def _as_text(value: Any) -> str | None:
-    """Return a value as text: JSON where it has parts, bytes that are no text by their hexadecimal digits."""
+    """Return a value as text: JSON where it has parts, bytes that are no text by their hexadecimal digits.
+
+    What is nested too deeply to be written is None.
+    """
     if value is None:
         return None
     if isinstance(value, bytes):
         return bytes_as_text(value)
     if isinstance(value, list | dict | bool):
-        value = json.dumps(value, ensure_ascii=False, default=_as_text)
+        try:
+            value = json.dumps(value, ensure_ascii=False, default=_as_text)
+        except RecursionError:
+            return None
     return str(value).encode("utf-8", "replace").decode()
 
 
