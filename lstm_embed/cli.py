@@ -111,6 +111,7 @@ def parse(
     import tyro
 
     arguments = list(argv)
+    _refuse_repeated(config_class, arguments)
     try:
         if "--config" in arguments:
             at = arguments.index("--config")
@@ -139,6 +140,15 @@ def parse(
         fail(f"{_one_line(errors.getvalue())} (see {program} --help)")
     except ValueError as error:
         fail(str(error))
+
+
+def _refuse_repeated(config_class: type[Any], arguments: Sequence[str]) -> None:
+    """Refuse a flag of several values that is given twice: the values of the first would be lost."""
+    given = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
+    for field in dataclasses.fields(config_class):
+        flag = f"--{field.name.replace('_', '-')}"
+        if "tuple[" in str(field.type) and given.count(flag) > 1:
+            fail(f"{flag} is given {given.count(flag)} times; give it once, with all its values behind it: {flag} A B")
 
 
 def _file_flags(path: str) -> list[str]:

@@ -160,7 +160,7 @@ def test_a_config_file_gives_the_same_settings_as_flags_which_win_over_it(tmp_pa
     values = {"input": ["a", "b"], "output": "wrong", "num_pieces": 900, "text": False, "id_column": "-id"}
     path = write_config(tmp_path / name, values)
     flags = ["--input", "a", "b", "--output", "o", "--num-pieces", "900", "--no-text", "--id-column=-id"]
-    assert cli.config_of("prepare", ["--config", path, "--output", "o"]) == cli.config_of("prepare", flags)
+    assert cli.cli.config_of("prepare", ["--config", path, "--output", "o"]) == cli.config_of("prepare", flags)
 
 
 def test_what_a_job_wrote_of_its_settings_is_a_config_file(tmp_path: Path) -> None:
@@ -270,3 +270,10 @@ def test_what_is_not_needed_is_not_imported(statement: str, absent: set[str]) ->
     code = f"import sys; {statement}; print(sorted({absent} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_flag_of_several_values_that_is_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.config_of("prepare", ["--input", "a", "--input=b", "--output", "c"])
+    assert "--input is given 2 times; give it once" in capsys.readouterr().err
+    assert cli.config_of("prepare", ["--input", "a", "b", "--output", "c"]).input == ("a", "b")
