@@ -160,7 +160,7 @@ def test_a_config_file_gives_the_same_settings_as_flags_which_win_over_it(tmp_pa
     values = {"input": ["a", "b"], "output": "wrong", "num_pieces": 900, "text": False, "id_column": "-id"}
     path = write_config(tmp_path / name, values)
     flags = ["--input", "a", "b", "--output", "o", "--num-pieces", "900", "--no-text", "--id-column=-id"]
-    assert cli.cli.config_of("prepare", ["--config", path, "--output", "o"]) == cli.config_of("prepare", flags)
+    assert cli.config_of("prepare", ["--config", path, "--output", "o"]) == cli.config_of("prepare", flags)
 
 
 def test_what_a_job_wrote_of_its_settings_is_a_config_file(tmp_path: Path) -> None:
