@@ -48,7 +48,9 @@ def main(verb: str = "", argv: Sequence[str] | None = None) -> None:
     from lstm_embed.stages.session import prepare_environment
 
     prepare_environment()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a job that is told to end does so as with Ctrl-C
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # as Ctrl-C, also in the background, where that is ignored
     started = time.monotonic()
     with errors_as_exit_codes():
         summary: Summary | None = function(config)

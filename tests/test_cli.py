@@ -242,6 +242,19 @@ def test_what_a_user_can_read_is_a_line_and_an_exit_code(
     assert len(shown) < 2100
 
 
+def test_sigterm_ends_a_job_in_the_background_where_ctrl_c_is_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run_status(lambda: signal.raise_signal(signal.SIGTERM))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stop.value.code == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
 def test_a_bug_shows_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_status(lambda: 1 // 0)

@@ -343,6 +343,16 @@ def test_the_vocabulary_is_frozen_until_it_is_rebuilt(tmp_path: Path) -> None:
     assert min(ids) >= FIRST_LEARNED > min(before_ids)
     assert len(ids) < len(before_ids)
     assert run(tmp_path, rebuild_vocabulary=True).already_done
+
+    path = str(tmp_path / "out" / "vocabulary.parquet")
+    other = Vocabulary(vocabulary.piece_array, vocabulary.counts + 1, vocabulary.scores)
+    other.save(path, Vocabulary.read_made(path))
+    with pytest.raises(
+        InputError, match=r"is not the vocabulary that the folder's manifest.json tells of; .*--rebuild-voc"
+    ):
+        run(tmp_path)
+    run(tmp_path, rebuild_vocabulary=True)
+    assert tokens_of(tmp_path).vocabulary.fingerprint == vocabulary.fingerprint
     assert run(tmp_path).already_done
     run(tmp_path, rebuild_vocabulary=True, whole_word_count=3)
     larger = tokens_of(tmp_path).vocabulary

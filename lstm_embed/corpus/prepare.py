@@ -28,6 +28,7 @@ from lstm_embed.corpus.tasks import FinalTask, StageTask, counts_path
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger import Ledger, PartStore, Rejected, Span, Unit, Work, fingerprint
 from lstm_embed.ledger.erased import Erased
+from lstm_embed.ledger.manifest import MANIFEST
 from lstm_embed.ledger.parts import rejected_files
 from lstm_embed.ledger.plan import add_counts, check_rejected
 from lstm_embed.stages.runner import run_stage
@@ -82,6 +83,13 @@ class PrepareStage(UnitStage[PrepareConfig]):
         """Take the folder's vocabulary, or the one given; leave it open if words have to be counted."""
         own = Vocabulary.load(self._own_vocabulary) if storage.exists(self._own_vocabulary) else None
         rebuild = self.config.rebuild_vocabulary
+        if own and own.fingerprint != self._listed_vocabulary(own.fingerprint):
+            if not rebuild:
+                raise InputError(
+                    f"{self._own_vocabulary} is not the vocabulary that the folder's {MANIFEST} tells of; put it back from a "
+                    "copy, or make it anew with --rebuild-vocabulary"
+                )
+            own = None
         if self.config.vocabulary:
             path = _vocabulary_path(self.config.vocabulary)
             given = Vocabulary.load(path)
@@ -102,6 +110,13 @@ class PrepareStage(UnitStage[PrepareConfig]):
                     + "; use the same values, another output folder, or --rebuild-vocabulary"
                 )
             self._vocabulary, self._made = own, made
+
+    def _listed_vocabulary(self, otherwise: str) -> str:
+        """Return the fingerprint of the vocabulary that a finished folder tells of, or else what is given."""
+        try:
+            return token_set.TokenSet(self.output).vocabulary_fingerprint
+        except (FileNotFoundError, InputError):  # what is unfinished or damaged is made again
+            return otherwise
 
     def _counted(self, units: Sequence[Unit]) -> dict[str, Any]:
         """Return what a vocabulary counted over these units is made with."""
