@@ -70,12 +70,12 @@ def _run_units(stage: UnitStage[Any], report: Reporter) -> Summary:
         report.note(f"{path} is gone; what it gave is kept (--prune removes it)")
     if stage.config.dry_run:
         return _planned(stage, work)
-    started = time.monotonic()
     with (
         Observer(report, stage.output, stage.output) as observed,
         ray_session(_needs(stage, work), observed),
         _in_wandb(stage, observed) as watched,
     ):
+        started = time.monotonic()  # when Ray runs and the nodes are there
         stage.begin(watched)
         with ledger.writing(work) as owner:
             job = Job(stage, ledger, ledger.remaining(work), watched)
