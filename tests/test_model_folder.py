@@ -154,3 +154,8 @@ def test_a_description_has_all_settings_whatever_the_file_leaves_out(folder: Pat
     assert described["model"]["train_max_tokens"] == 32
     assert described["tokenizer"]["max_tokens"] == 512  # type: ignore[typeddict-item]
     assert load_model(path).tokenizer == described["tokenizer"]
+
+
+def test_the_folder_of_a_run_names_the_model_in_it(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"is the folder of a training run; its model is in .*/model$"):
+        load_model(str(folder.parent))

@@ -25,6 +25,7 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.base.settings import Words, read_json
 from lstm_embed.base.tensors import opened, take_tensors
 from lstm_embed.corpus.vocabulary import Vocabulary
+from lstm_embed.ledger.manifest import MANIFEST
 from lstm_embed.model.config import EARLIER, AnyConfig, Embedding, ModelConfig, check_embedding, config_from_dict
 from lstm_embed.model.recipes import Model, class_of
 
@@ -137,6 +138,9 @@ def open_model(directory: str) -> dict[str, Any]:
         FileNotFoundError: if there is no such folder.
         InputError: if it is unfinished, damaged, something else, or a model of another version.
     """
+    within = storage.join(directory, "model")
+    if not storage.exists(storage.join(directory, MANIFEST)) and storage.exists(storage.join(within, MANIFEST)):
+        raise InputError(f"{directory} is the folder of a training run; its model is in {within}")
     manifest = ledger.open_sealed(directory, kind=KIND, verify=False)
     made_by = manifest["content"].get("format", 1)
     if made_by != FORMAT:
