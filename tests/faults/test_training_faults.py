@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from node_loss import two_nodes
 from processes import ROOT, descendants, end, kill, log_of, start_training, train_workers, wait_for
-from test_tracking import wandb_history, wandb_records
+from test_training_tracking import wandb_history, wandb_records
 from torch import Tensor
 from training_help import final_weights, make_config, make_run, run_workers, write_data
 

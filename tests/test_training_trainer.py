@@ -18,7 +18,7 @@ import torch
 from node_loss import two_nodes
 from processes import descendants, end, kill, log_of, start_training, train_workers, wait_for
 from synthetic import make_vocabulary, write_word_vectors
-from test_tracking import wandb_history, wandb_records
+from test_training_tracking import wandb_history, wandb_records
 from training_help import final_weights, make_config, make_run, run_workers, write_data
 
 from lstm_embed.base import storage

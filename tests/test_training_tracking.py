@@ -111,7 +111,7 @@ def test_a_resumed_run_is_one_run_whose_repeated_steps_show_their_last_value(tmp
 
 def test_steps_that_a_killed_process_had_not_written_are_sent_again(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from test_tracking import *;"
+        "import sys; from pathlib import Path; from test_training_tracking import *;"
         "log, _ = start(Path(sys.argv[1]), []); [log.log(row(n)) for n in range(5)];"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
