@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_embed.base import storage
+from lstm_embed.base import codecs, storage
 
 from conftest import json_of
 
@@ -45,7 +45,7 @@ def test_names_parents_and_codecs_are_read_from_the_path() -> None:
     assert storage.name("s3://bucket/a/b.gz") == "b.gz"
     assert storage.parent("/a/b") == "/a"
     assert storage.parent("/a") == "/"
-    assert [storage.codec(name) for name in ("a", "a.jsonl.gz", "b.bz2", "c.zst", "d.xz", "e.lz4")] == [
+    assert [codecs.codec(name) for name in ("a", "a.jsonl.gz", "b.bz2", "c.zst", "d.xz", "e.lz4")] == [
         None,
         ".gz",
         ".bz2",

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_embed.base import storage
+from lstm_embed.base import codecs, storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.articles import cut_into_units, inflation, read_articles
 from lstm_embed.corpus.config import TextConfig
@@ -485,7 +485,7 @@ def check_units(files: list[tuple[int, str]], unit_bytes: int) -> None:
         own = [(span.start, file.size if span.end < 0 else span.end) for span in spans if span.path == file.path]
         assert (own[0][0], own[-1][1]) == (0, file.size)
         assert all(a[1] == b[0] for a, b in itertools.pairwise(own))
-        assert len(own) == 1 or storage.codec(file.path) is None
+        assert len(own) == 1 or codecs.codec(file.path) is None
     assert sum(Unit(0, unit).size for unit in units) == sum(file.size for file in infos)
     assert all(inflation(Unit(0, unit)) >= 1 for unit in units)
     assert cut_into_units(infos, unit_bytes) == units

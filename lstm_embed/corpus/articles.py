@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from lstm_embed.base import storage
+from lstm_embed.base import codecs, storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.readers import cut_file, find_format
@@ -50,12 +50,12 @@ def cut_into_units(files: Sequence[storage.FileInfo], unit_bytes: int) -> list[t
 
 
 def _text_bytes(file: storage.FileInfo) -> float:
-    return file.size * _INFLATION.get(storage.codec(file.path) or "", 1.0)
+    return file.size * _INFLATION.get(codecs.codec(file.path) or "", 1.0)
 
 
 def inflation(unit: Unit) -> float:
     """Return about how many bytes of text one stored byte of a unit holds."""
-    return max(_INFLATION.get(storage.codec(span.path) or "", 1.0) for span in unit.spans)
+    return max(_INFLATION.get(codecs.codec(span.path) or "", 1.0) for span in unit.spans)
 
 
 def _spans(file: storage.FileInfo, target: float) -> list[Span]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lstm_embed.base import storage
+from lstm_embed.base import codecs, storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.readers import FORMATS
 from lstm_embed.corpus.readers.source import file_suffix
@@ -142,7 +142,7 @@ def _usable(path: str, files: list[storage.FileInfo]) -> tuple[list[storage.File
         what = "only empty files" if usable else "no usable file"
         raise InputError(
             f"{path} holds {what}: found {len(files)} files ({examples}); expected wikiextractor output (wiki_00), .jsonl, "
-            f".json, .txt or .parquet, plain or {', '.join(storage.CODEC_SUFFIXES)}, and no names that begin with _ or ."
+            f".json, .txt or .parquet, plain or {', '.join(codecs.SUFFIXES)}, and no names that begin with _ or ."
         )
     kept = {file.path for file in usable}
     return usable, [file for file in files if file.path not in kept]

@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from lstm_embed.base import storage
+from lstm_embed.base import codecs, storage
 from lstm_embed.base.errors import InputError, LstmEmbedError
 
 CHUNK = 1 << 17
@@ -76,7 +76,7 @@ def check_end(path: str) -> None:
 
 def _marks(file: pa.NativeFile, start: int, path: str) -> Iterator[int]:
     """Yield where pieces seem to begin that can be read alone, from `start` on and not too far."""
-    mark = _MARKS.get(storage.codec(path))
+    mark = _MARKS.get(codecs.codec(path))
     if not mark:
         return
     for base in range(start, start + _SEARCH_LIMIT, _BLOCK):
@@ -90,7 +90,7 @@ def _marks(file: pa.NativeFile, start: int, path: str) -> Iterator[int]:
 def _next_page(file: pa.NativeFile, start: int, path: str) -> int | None:
     """Return the first place from `start` on where a page begins that can be read alone; None if there is none near."""
     for place in itertools.islice(_marks(file, start, path), _MISALIGNED_BEFORE_GIVING_UP):
-        if storage.codec(path) is None or _begins_with_page(file, place):
+        if codecs.codec(path) is None or _begins_with_page(file, place):
             return place
     return None
 
@@ -149,7 +149,7 @@ class SpanReader:
         self.path = path
         size = storage.info(path).size
         self.start, self.end = start, size if end < 0 else min(end, size)
-        self._codec = storage.codec(path)
+        self._codec = codecs.codec(path)
         self._is_last = self.end == size
         if self._codec not in _MARKS and not (start == 0 and self._is_last):
             raise ValueError(
@@ -204,7 +204,7 @@ class SpanReader:
 
     def _decoded(self) -> Iterator[bytes]:
         raw = cast(IO[bytes], io.BufferedReader(self._file, _READ))
-        stream: Any = storage.decompress(raw, self._codec) if self._codec else raw
+        stream: Any = codecs.decompress(raw, self._codec) if self._codec else raw
         # read1 hands out what is there; read would lose it when the archive breaks off before it has enough.
         read = getattr(stream, "read1", stream.read)
         while data := read(CHUNK):

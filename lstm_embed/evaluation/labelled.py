@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lstm_embed.base import storage
+from lstm_embed.base import codecs, storage
 from lstm_embed.base.errors import InputError, LstmEmbedError
 
 Floats = npt.NDArray[np.float64]
@@ -143,4 +143,4 @@ def _lines(path: str) -> list[bytes]:
 def _stem(path: str) -> str:
     """Return the name of a file without codec and .tsv."""
     name = storage.name(path)
-    return name.removesuffix(storage.codec(name) or "").removesuffix(".tsv").removesuffix(".txt")
+    return name.removesuffix(codecs.codec(name) or "").removesuffix(".tsv").removesuffix(".txt")

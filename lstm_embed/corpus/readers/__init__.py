@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from lstm_embed.base import storage
+from lstm_embed.base import codecs, storage
 from lstm_embed.corpus.readers import foreign, json_lines, parquet, plain_text, wikiextractor
 from lstm_embed.corpus.readers.article import Article
 from lstm_embed.corpus.readers.source import Source, file_suffix, first_bytes
@@ -49,11 +49,11 @@ def find_format(path: str, head: bytes) -> Format:
 
 def cut_file(file: storage.FileInfo, num_pieces: int) -> list[Span]:
     """Cut a file into about so many spans, or fewer where its format or its compression does not allow it."""
-    if storage.codec(file.path):
+    if codecs.codec(file.path):
         return [Span.whole(file)]
     with storage.open_input(file.path) as stored:
         head = stored.read(1 << 16)
-    if storage.content_codec(head):
+    if codecs.content_codec(head):
         return [Span.whole(file)]
     head = first_bytes(head)
     return find_format(file.path, head).cut(file, head, num_pieces)

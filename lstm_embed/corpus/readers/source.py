@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from lstm_embed.base import storage
+from lstm_embed.base import codecs, storage
 from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.readers.lines import Block, Line, read_blocks, read_lines
 from lstm_embed.ledger import Rejected, Span
@@ -81,7 +81,7 @@ def first_bytes(data: bytes) -> bytes:
 def file_suffix(path: str) -> str:
     """Return the suffix of a file's name in lower case with its dot, without that of a compression; "" if there is none."""
     name = storage.name(path)
-    codec = storage.codec(name)
+    codec = codecs.codec(name)
     name = name[: -len(codec)] if codec else name
     _, dot, suffix = name.rpartition(".")
     return f".{suffix.lower()}" if dot else ""
