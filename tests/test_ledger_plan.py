@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +17,14 @@ from hypothesis import strategies as st
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError, TooMuchRejected
-from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Span, Unit, Work, fingerprint, open_sealed, seal
+from lstm_embed.ledger import Ledger, PartRecord, PartStore, Rejected, Span, Unit, Work, fingerprint
 from lstm_embed.ledger import owner as owner_module
 from lstm_embed.ledger.manifest import UnitManifest, listed_parts, read_manifest
-from lstm_embed.ledger.parts import open_part, quarantine_path, read_record
+from lstm_embed.ledger.parts import open_part, read_record
 from lstm_embed.ledger.plan import check_rejected, differences
 from lstm_embed.ledger.units import read_plan
 
 PART_ROWS = 3
-COUNTS = st.integers(0, 2**63 - 1)
 
 
 class Killed(BaseException):
@@ -368,21 +364,6 @@ def test_a_part_under_another_name_or_of_another_folder_is_refused_and_made_agai
     assert snapshot(job) == whole
 
 
-def test_a_gzip_part_says_what_it_is_and_a_cut_one_does_not(tmp_path: Path) -> None:
-    store = PartStore(str(tmp_path), "f" * 32, ".jsonl.gz")
-    record = store.record(3, 4, last=True, rows=2, input_digest="d", stats={"n": 1})
-    store.write_lines(record, b"one\ntwo\n")
-    path = tmp_path / "parts" / "part-00000003-0004.jsonl.gz"
-    assert gzip.decompress(path.read_bytes()) == b"one\ntwo\n"
-    assert read_record(str(path)) == record
-    whole = path.read_bytes()
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        assert read_record(str(path)) is None
-    path.write_bytes(gzip.compress(b"of somebody else"))
-    assert read_record(str(path)) is None
-
-
 def test_other_settings_are_refused_with_both_values_named(tmp_path: Path) -> None:
     fill(tmp_path)
     Job(tmp_path, text={"language": "en", "split": "x" * 80}, part_rows=3).run()
@@ -430,22 +411,6 @@ def test_content_of_single_units_decides_over_theirs_alone(tmp_path: Path) -> No
     assert [unit.number for unit in work.pending] == [1]
 
 
-def test_rejected_pieces_are_listed_without_their_text_unless_asked(tmp_path: Path) -> None:
-    store = PartStore(str(tmp_path), "")
-    pieces = [Rejected("in/a", 7, "not JSON", "ab", "schlüssel\n".encode()), Rejected("in/a", 9, "no text", "cd")]
-    store.write_quarantine(5, [], 0, with_text=False)
-    assert not os.path.exists(quarantine_path(str(tmp_path), 5))
-    store.write_quarantine(5, pieces, 3, with_text=False)
-    listed = [json.loads(line) for line in Path(quarantine_path(str(tmp_path), 5)).read_text().splitlines()]
-    assert listed == [
-        {"path": "in/a", "offset": 7, "reason": "not JSON", "sha256": "ab"},
-        {"path": "in/a", "offset": 9, "reason": "no text", "sha256": "cd"},
-        {"reason": "more than could be listed", "count": 3},
-    ]
-    store.write_quarantine(5, pieces, 0, with_text=True)
-    assert "excerpt" in Path(quarantine_path(str(tmp_path), 5)).read_text()
-
-
 def test_more_rejected_than_allowed_fails_with_the_counts_and_keeps_the_parts(tmp_path: Path) -> None:
     put(tmp_path, "a", "bad", "bad", "good")
     with pytest.raises(TooMuchRejected, match=r"2 of 3 records were rejected \(2 bad\).*--max-bad-fraction 0.5"):
@@ -458,52 +423,3 @@ def test_more_rejected_than_allowed_fails_with_the_counts_and_keeps_the_parts(tm
 def test_the_fingerprint_of_a_value_does_not_depend_on_the_order_of_its_keys() -> None:
     assert fingerprint({"a": 1, "b": [2.5, None, "ж"]}) == fingerprint({"b": [2.5, None, "ж"], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
-
-
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.builds(
-        PartRecord,
-        unit=st.integers(0, 10**8 - 1),
-        part=st.integers(0, 10**5),
-        last=st.booleans(),
-        fingerprint=st.text(max_size=8),
-        rows=st.just(1),
-        input_digest=st.text(max_size=8),
-        stats=st.dictionaries(st.text(max_size=5), COUNTS | st.lists(COUNTS, max_size=3), max_size=3),
-    )
-)
-def test_a_part_gives_back_its_record_in_both_forms(
-    tmp_path_factory: pytest.TempPathFactory, record: PartRecord
-) -> None:
-    folder = str(tmp_path_factory.getbasetemp() / "records")
-    PartStore(folder, "").write_table(record, pa.table({"x": [1]}))
-    PartStore(folder, "", ".jsonl.gz").write_lines(record, b"1\n")
-    for suffix in (".parquet", ".jsonl.gz"):
-        path = PartStore(folder, "", suffix).path(record.unit, record.part)
-        assert asdict(read_record(path) or record) == asdict(record)
-        assert read_record(path) is not None
-        storage.remove(path)
-
-
-def test_a_sealed_folder_opens_and_a_damaged_unfinished_or_wrong_one_is_named(root: str) -> None:
-    folder = storage.join(storage.resolve(root), "sealed")
-    with pytest.raises(FileNotFoundError, match="no folder at"):
-        open_sealed(folder, kind="model")
-    storage.write_bytes(storage.join(folder, "weights", "w.bin"), b"12345")
-    with pytest.raises(InputError, match="not a finished model folder"):
-        open_sealed(folder, kind="model")
-    seal(folder, kind="model", fingerprint="f", content={"n": 1})
-    assert open_sealed(folder, kind="model")["content"] == {"n": 1}
-    with pytest.raises(InputError, match="is a model folder; expected a word vectors folder"):
-        open_sealed(folder, kind="word_vectors")
-    storage.write_bytes(storage.join(folder, "weights", "w.bin"), b"1234x")
-    with pytest.raises(InputError, match=r"w\.bin is damaged"):
-        open_sealed(folder, kind="model")
-    assert open_sealed(folder, kind="model", verify=False)["kind"] == "model"
-    storage.remove(storage.join(folder, "weights", "w.bin"))
-    with pytest.raises(InputError, match=r"w\.bin is missing"):
-        open_sealed(folder, kind="model", verify=False)
-    storage.write_bytes(storage.join(folder, "manifest.json"), b"{")
-    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
-        open_sealed(folder, kind="model")
