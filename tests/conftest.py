@@ -144,3 +144,17 @@ def _make_bucket(port: int) -> None:
 def s3(s3_server: str, request: pytest.FixtureRequest) -> str:
     """Return a fresh folder in the S3 server's bucket."""
     return f"s3://bucket/{request.node.name[:40].replace('[', '-').replace(']', '')}"
+
+
+@pytest.fixture
+def small_and_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Prepare without Ray, without waiting for the disk, and with few partitions of few words."""
+    from prepare_help import backwards
+    from stages_help import without_ray
+
+    from lstm_embed.corpus import counts
+
+    monkeypatch.setattr(counts, "NUM_PARTITIONS", 3)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    with without_ray(run_units=backwards):
+        yield

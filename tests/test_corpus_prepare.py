@@ -5,132 +5,45 @@ from __future__ import annotations
 import bz2
 import contextlib
 import functools
-import gzip
 import hashlib
 import itertools
 import json
-import random
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from stages_help import units_here, without_ray
+from prepare_help import (
+    Killed,
+    backwards,
+    by_article,
+    check_ids,
+    config,
+    die_at,
+    fill,
+    json_lines,
+    rows_of,
+    run,
+    snapshot,
+    source,
+    stamps,
+    tokens_of,
+)
+from stages_help import without_ray
 from synthetic import vocabulary_of
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError, TooMuchRejected
-from lstm_embed.base.progress import Summary
-from lstm_embed.corpus import counts, prepare, sentences, tasks
-from lstm_embed.corpus.config import PrepareConfig, TextConfig
+from lstm_embed.corpus import sentences, tasks
+from lstm_embed.corpus.config import TextConfig
 from lstm_embed.corpus.readers.article import make_article
 from lstm_embed.corpus.sentences import UnitReader, part_chunks
-from lstm_embed.corpus.text import split_sentences, tokenize
-from lstm_embed.corpus.token_set import TokenSet
-from lstm_embed.corpus.vocabulary import FIRST_LEARNED, Vocabulary
-from lstm_embed.ledger import PartRecord, Span, Unit
-from lstm_embed.ledger import owner as owner_module
-from lstm_embed.stages.units import UnitFunction, run_units
+from lstm_embed.corpus.text import split_sentences
+from lstm_embed.ledger import Span, Unit
+from lstm_embed.stages.units import run_units
 
 from conftest import json_of
-
-WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "tür", "жа") for b in ("ra", "ne", "so", "тик", "q")]
-
-
-def sentence(rng: random.Random) -> str:
-    words = [rng.choice(WORDS) if rng.random() < 0.9 else str(rng.randrange(99)) for _ in range(rng.randint(1, 8))]
-    return " ".join(words).capitalize() + rng.choice([".", "!", "?"])
-
-
-def article(rng: random.Random, number: int) -> dict[str, str]:
-    lines = [" ".join(sentence(rng) for _ in range(rng.randint(1, 6))) for _ in range(rng.randint(1, 5))]
-    return {"id": str(number), "url": "u", "title": f"Title {number}", "text": "\n".join(lines)}
-
-
-def json_lines(first: int, number: int) -> bytes:
-    rng = random.Random(first)
-    return b"".join(json.dumps(article(rng, first + n)).encode() + b"\n" for n in range(number))
-
-
-def fill(folder: Path) -> None:
-    """Write a small tree of every kind of file."""
-    (folder / "AA").mkdir(parents=True, exist_ok=True)
-    (folder / "AA" / "wiki_00").write_bytes(json_lines(0, 24))
-    (folder / "AA" / "wiki_01.bz2").write_bytes(bz2.compress(json_lines(100, 12)))
-    (folder / "AA" / "wiki_02.gz").write_bytes(gzip.compress(json_lines(200, 12)))
-    rows = [json.loads(line) for line in json_lines(300, 16).splitlines()]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet", row_group_size=8)
-    docs = [article(random.Random(n), n) for n in range(400, 408)]
-    (folder / "docs.txt").write_text(
-        "".join(f'<doc id="{d["id"]}" title="{d["title"]}">\n{d["text"]}\n</doc>\n' for d in docs)
-    )
-
-
-def backwards(units: Sequence[Unit], function: UnitFunction, **_: Any) -> Iterator[list[PartRecord]]:
-    """Run units in this process, last one first."""
-    return units_here(units[::-1], function)
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work without Ray, without waiting for the disk, and with few partitions of few words."""
-    monkeypatch.setattr(counts, "NUM_PARTITIONS", 3)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    with without_ray(run_units=backwards):
-        yield
-
-
-def config(tmp_path: Path | str, **values: Any) -> PrepareConfig:
-    defaults = {"unit_bytes": 4000, "part_rows": 50, "num_pieces": 700, "holdout_every": 4}
-    given = {"input": (f"{tmp_path}/in",), "output": f"{tmp_path}/out", **defaults, **values}
-    return PrepareConfig(**given)
-
-
-def run(tmp_path: Path | str, **values: Any) -> Summary:
-    return prepare.prepare(config(tmp_path, **values))
-
-
-def tokens_of(tmp_path: Path | str) -> TokenSet:
-    return TokenSet.open(f"{tmp_path}/out")
-
-
-def rows_of(tmp_path: Path | str) -> list[dict[str, Any]]:
-    found = tokens_of(tmp_path)
-    return [row for part in range(len(found.parts)) for row in found.read_part(part).to_pylist()]
-
-
-def snapshot(tmp_path: Path | str) -> dict[str, bytes]:
-    output = storage.resolve(f"{tmp_path}/out")
-    files = {file.path[len(output) + 1 :]: storage.read_bytes(file.path) for file in storage.list_files(output)}
-    # Those hold the time, or stay where a job was killed at its last step.
-    timed = ("job.json", "progress.json", "owner/", "log/")
-    return {name: data for name, data in files.items() if not name.startswith(timed)}
-
-
-def stamps(tmp_path: Path | str) -> dict[str, str]:
-    return {storage.name(file.path): file.stamp for file in storage.list_files(f"{tmp_path}/out/parts")}
-
-
-def by_article(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
-    texts: dict[str, list[str]] = {}
-    for row in rows:
-        texts.setdefault(row["article_id"], []).append(row["text"])
-    return texts
-
-
-def source(tmp_path: Path) -> dict[str, str]:
-    """Return all articles' texts by id, read without the library's own readers of lines and units."""
-    texts = {}
-    for name, opener in (("wiki_00", open), ("wiki_01.bz2", bz2.open), ("wiki_02.gz", gzip.open)):
-        with opener(tmp_path / "in" / "AA" / name, "rb") as file:
-            texts |= {row["id"]: row["text"] for row in map(json.loads, file)}
-    texts |= {row["id"]: row["text"] for row in pq.read_table(tmp_path / "in" / "rows.parquet").to_pylist()}
-    return texts | {(d := article(random.Random(n), n))["id"]: d["text"] for n in range(400, 408)}
 
 
 def test_one_two_and_four_workers_and_any_order_give_the_same_bytes(tmp_path: Path, ray_cluster: None) -> None:
@@ -151,28 +64,7 @@ def test_one_two_and_four_workers_and_any_order_give_the_same_bytes(tmp_path: Pa
     assert summary.facts["articles"] == 72
 
 
-def test_a_second_vocabulary_in_the_same_workers_is_not_taken_for_the_first(tmp_path: Path, ray_cluster: None) -> None:
-    fill(tmp_path / "in")
-    run(tmp_path)
-    run(tmp_path, num_pieces=512, whole_word_count=3, rebuild_vocabulary=True)
-    check_ids(tmp_path)
-
-
-def check_ids(tmp_path: Path) -> None:
-    """Check that every sentence's ids are those of its pieces, and make its words again."""
-    vocabulary, rows = tokens_of(tmp_path).vocabulary, rows_of(tmp_path)
-    tokens = tokenize([row["text"] for row in rows])
-    assert [row["ids"] for row in rows] == vocabulary.id_lists(tokens).to_pylist()
-    assert [vocabulary.words(row["ids"]) for row in rows] == tokens.to_pylist()
-
-
-def counts_of_ids(tmp_path: Path) -> list[int]:
-    """Return how often each id is in the parts."""
-    ids = np.concatenate([row["ids"] for row in rows_of(tmp_path)]).astype(np.int64)
-    return np.bincount(ids, minlength=len(tokens_of(tmp_path).vocabulary)).tolist()
-
-
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_every_sentence_of_every_article_is_there_with_its_place_its_words_and_its_hash(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path)
@@ -189,7 +81,7 @@ def test_every_sentence_of_every_article_is_there_with_its_place_its_words_and_i
     check_ids(tmp_path)
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_articles_are_whole_in_their_parts_and_parts_are_bounded_and_in_order(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path)
@@ -213,43 +105,7 @@ def test_articles_are_whole_in_their_parts_and_parts_are_bounded_and_in_order(tm
     assert sorted(part.name for part in found.parts) == [part.name for part in found.parts]
 
 
-@pytest.mark.usefixtures("here")
-def test_the_vocabulary_is_learned_from_all_words_and_counts_what_is_in_the_parts(tmp_path: Path) -> None:
-    fill(tmp_path / "in")
-    run(tmp_path)
-    counted = Counter(word for row in rows_of(tmp_path) for word in tokenize([row["text"]]).to_pylist()[0])
-    words = sorted(counted, key=str.encode)
-    vocabulary = tokens_of(tmp_path).vocabulary
-    expected = Vocabulary.learn(words, np.array([counted[word] for word in words]), num_pieces=700)
-    assert vocabulary.fingerprint == expected.fingerprint
-    assert vocabulary.counts.tolist() == counts_of_ids(tmp_path)
-    assert vocabulary.counts.sum() == tokens_of(tmp_path).num_tokens
-    assert vocabulary.counts[0] == 0
-
-
-@pytest.mark.usefixtures("here")
-def test_words_that_are_frequent_enough_stay_whole(tmp_path: Path) -> None:
-    fill(tmp_path / "in")
-    run(tmp_path)
-    counted = Counter(word for row in rows_of(tmp_path) for word in tokenize([row["text"]]).to_pylist()[0])
-    occurrences = sorted(counted.values())
-    least = occurrences[len(occurrences) // 2]
-    run(tmp_path, whole_word_count=least, rebuild_vocabulary=True)
-    vocabulary = tokens_of(tmp_path).vocabulary
-    frequent = {word for word, count in counted.items() if count >= least}
-    assert 10 < len(frequent) < len(counted)
-    assert all(vocabulary.id(f"▁{word}") for word in frequent)
-    for row in rows_of(tmp_path):
-        words = vocabulary.words(row["ids"])
-        whole = [vocabulary.id(f"▁{word}") for word in words if word in frequent]
-        assert [number for number in row["ids"] if number in set(whole)] == whole
-    check_ids(tmp_path)
-    assert run(tmp_path, whole_word_count=least).already_done
-    with pytest.raises(FingerprintMismatch, match=rf"is frozen: whole_word_count was {least} and is now 0"):
-        run(tmp_path)
-
-
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_added_changed_and_removed_files_redo_only_what_they_hold(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path)
@@ -281,26 +137,7 @@ def test_added_changed_and_removed_files_redo_only_what_they_hold(tmp_path: Path
     check_ids(tmp_path)
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
-def die_at(patch: pytest.MonkeyPatch, step: int) -> list[str]:
-    done: list[str] = []
-
-    def act(real: Callable[..., Any], path: str, *arguments: Any) -> Any:
-        done.append(path)
-        if len(done) > step:
-            raise Killed
-        return real(path, *arguments)
-
-    for name in ("write_bytes", "remove", "remove_dir"):
-        patch.setattr(storage, name, functools.partial(act, getattr(storage, name)))
-    patch.setattr(owner_module, "_this_process", lambda: {"host": owner_module._host(), "pid": 0, "birth": "never"})
-    return done
-
-
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_killed_at_any_step_the_same_command_ends_with_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name, first in (("a", 0), ("b", 5)):
@@ -322,92 +159,7 @@ def test_killed_at_any_step_the_same_command_ends_with_the_same_bytes(tmp_path: 
     assert step > 25
 
 
-@pytest.mark.usefixtures("here")
-def test_the_vocabulary_is_frozen_until_it_is_rebuilt(tmp_path: Path) -> None:
-    fill(tmp_path / "in")
-    run(tmp_path)
-    before = tokens_of(tmp_path).vocabulary.fingerprint
-    with pytest.raises(FingerprintMismatch, match=r"is frozen: num_pieces was 700 and is now 800; .* --rebuild-voc"):
-        run(tmp_path, num_pieces=800)
-    new = json.dumps({"id": "n", "text": "Φόξος " * 40}).encode() + b"\n"
-    (tmp_path / "in" / "new").write_bytes(new)
-    run(tmp_path)
-    assert tokens_of(tmp_path).vocabulary.fingerprint == before
-    (before_ids,) = [row["ids"] for row in rows_of(tmp_path) if row["article_id"] == "n"]
-    check_ids(tmp_path)
-
-    run(tmp_path, rebuild_vocabulary=True)
-    vocabulary = tokens_of(tmp_path).vocabulary
-    (ids,) = [row["ids"] for row in rows_of(tmp_path) if row["article_id"] == "n"]
-    # Letters that were bytes are pieces now.
-    assert min(ids) >= FIRST_LEARNED > min(before_ids)
-    assert len(ids) < len(before_ids)
-    assert run(tmp_path, rebuild_vocabulary=True).already_done
-
-    path = str(tmp_path / "out" / "vocabulary.parquet")
-    other = Vocabulary(vocabulary.piece_array, vocabulary.counts + 1, vocabulary.scores)
-    other.save(path, Vocabulary.read_made(path))
-    with pytest.raises(
-        InputError, match=r"is not the vocabulary that the folder's manifest.json tells of; .*--rebuild-voc"
-    ):
-        run(tmp_path)
-    run(tmp_path, rebuild_vocabulary=True)
-    assert tokens_of(tmp_path).vocabulary.fingerprint == vocabulary.fingerprint
-    assert run(tmp_path).already_done
-    run(tmp_path, rebuild_vocabulary=True, whole_word_count=3)
-    larger = tokens_of(tmp_path).vocabulary
-    assert [row["ids"] for row in rows_of(tmp_path) if row["article_id"] == "n"] == [[larger.id("▁φοξοσ")] * 40]
-    assert len(larger) > len(vocabulary)
-    check_ids(tmp_path)
-
-
-@pytest.mark.usefixtures("here")
-def test_a_rebuild_that_is_killed_is_taken_up(tmp_path: Path) -> None:
-    fill(tmp_path / "in")
-    run(tmp_path)
-    (tmp_path / "in" / "new").write_bytes(json_lines(700, 20))
-    run(tmp_path)
-    run(tmp_path / "..", input=(f"{tmp_path}/in",), output=f"{tmp_path}/other/out", rebuild_vocabulary=True)
-    expected = tokens_of(tmp_path / "other")
-    for step in range(5, 120, 15):
-        with pytest.MonkeyPatch.context() as patch:
-            die_at(patch, step)
-            with contextlib.suppress(Killed):
-                run(tmp_path, rebuild_vocabulary=True)
-    run(tmp_path, rebuild_vocabulary=True)
-    assert tokens_of(tmp_path).vocabulary.fingerprint == expected.vocabulary.fingerprint
-    check_ids(tmp_path)
-
-
-@pytest.mark.usefixtures("here")
-def test_a_vocabulary_can_be_given(tmp_path: Path) -> None:
-    fill(tmp_path / "in")
-    mine, other = vocabulary_of(["kara", "лоне"], [7, 1]), vocabulary_of(["mira"], [7])
-    mine.save(f"{tmp_path}/mine.parquet")
-    run(tmp_path, vocabulary=f"{tmp_path}/mine.parquet")
-    assert tokens_of(tmp_path).vocabulary.fingerprint == mine.fingerprint
-    check_ids(tmp_path)
-    assert run(tmp_path, vocabulary=f"{tmp_path}/mine.parquet").already_done
-    assert run(tmp_path, num_pieces=900, whole_word_count=3).already_done  # it was not learned here
-    other.save(f"{tmp_path}/other/vocabulary.parquet")
-    with pytest.raises(InputError, match=r"has another vocabulary than .*/other/vocabulary.parquet"):
-        run(tmp_path, vocabulary=f"{tmp_path}/other")
-    run(tmp_path, vocabulary=f"{tmp_path}/other", rebuild_vocabulary=True)
-    assert tokens_of(tmp_path).vocabulary.fingerprint == other.fingerprint
-    check_ids(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        run(tmp_path, vocabulary=f"{tmp_path}/nothing.parquet")
-    with pytest.raises(InputError, match="cannot be used: its columns are"):
-        run(tmp_path, vocabulary=f"{tmp_path}/in/rows.parquet")
-    pq.write_table(pa.table({"word": ["<pad>", "<unk>", "kara"], "count": [0, 3, 7]}), tmp_path / "old.parquet")
-    with pytest.raises(
-        InputError,
-        match=r"old.parquet cannot be used: it is a vocabulary of whole words, as lstm_embed 0\.2",
-    ):
-        run(tmp_path, vocabulary=f"{tmp_path}/old.parquet")
-
-
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_a_token_set_of_an_earlier_version_is_not_mixed_with_this_ones(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path)
@@ -421,7 +173,7 @@ def test_a_token_set_of_an_earlier_version_is_not_mixed_with_this_ones(tmp_path:
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path)
@@ -429,7 +181,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
         run(tmp_path, language="bg")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     texts = ["One two three four five. One two. !!! ... One two.\nOne two.", "", "   \n ", "One."]
@@ -445,34 +197,6 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert summary.facts == expected | {"vocabulary": len(tokens_of(tmp_path).vocabulary)}
 
 
-@pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("given", [False, True])
-def test_sentences_are_cut_off_at_pieces_and_counted_the_first_time_and_later(tmp_path: Path, given: bool) -> None:
-    (tmp_path / "in").mkdir()
-    long = "Kara лоне kara xyz. " + "Kara " * 9 + "."
-    texts = ["Kara лоне.", "Kara kara kara kara.", long, "Kara kara kara kara kara.", "!"]
-    (tmp_path / "in" / "a").write_text("".join(json.dumps({"id": n, "text": t}) + "\n" for n, t in enumerate(texts)))
-    options: dict[str, Any] = {"max_tokens": 4, "drop_repeated": False}
-    if given:
-        # Words that it lacks are bytes: лоне is the mark of a word's begin and eight of them.
-        vocabulary_of(["kara"]).save(f"{tmp_path}/mine.parquet")
-        options["vocabulary"] = f"{tmp_path}/mine.parquet"
-    summary = run(tmp_path, **options)
-    check_cut_off(tmp_path, summary, 4)
-    # New input goes straight to its final parts.
-    (tmp_path / "in" / "b").write_text(json.dumps({"id": "new", "text": long}) + "\n")
-    check_cut_off(tmp_path, run(tmp_path, **options), 4)
-
-
-def check_cut_off(tmp_path: Path, summary: Summary, most: int) -> None:
-    vocabulary, rows = tokens_of(tmp_path).vocabulary, rows_of(tmp_path)
-    whole = vocabulary.id_lists(tokenize([row["text"] for row in rows])).to_pylist()
-    assert [row["ids"] for row in rows] == [ids[:most] for ids in whole]
-    assert 0 < summary.facts["sentences_cut"] == sum(len(ids) > most for ids in whole) < len(rows)
-    assert summary.facts["tokens"] == tokens_of(tmp_path).num_tokens == sum(len(row["ids"]) for row in rows)
-    assert summary.facts["sentences_without_tokens"] == sum(not ids for ids in whole) == 1
-
-
 def bad_input(folder: Path, bad: int, good: int = 100) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = json_lines(0, good).splitlines(keepends=True)
@@ -480,7 +204,7 @@ def bad_input(folder: Path, bad: int, good: int = 100) -> None:
     (folder / "a").write_bytes(b"".join(lines[:5] + [secret[n % 3] for n in range(bad)] + lines[5:]))
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 @pytest.mark.parametrize("with_text", [False, True])
 def test_bad_lines_are_quarantined_counted_and_their_text_is_kept_out(tmp_path: Path, with_text: bool) -> None:
     bad_input(tmp_path / "in", 4, 500)
@@ -499,7 +223,7 @@ def test_bad_lines_are_quarantined_counted_and_their_text_is_kept_out(tmp_path: 
     assert any(b"SECRET" in content for content in snapshot(tmp_path).values()) == with_text
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_input_of_which_nothing_can_be_used_says_so_before_anything_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -520,7 +244,7 @@ def test_input_of_which_nothing_can_be_used_says_so_before_anything_is_written(t
     run(tmp_path, text_column="body")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -543,7 +267,7 @@ def test_input_without_words_is_an_error_at_the_end_too(tmp_path: Path, line: by
         run(tmp_path, max_bad_fraction=1, vocabulary=vocabulary)
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_rows_can_be_sentences(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path, split="none")
@@ -551,7 +275,7 @@ def test_rows_can_be_sentences(tmp_path: Path) -> None:
     assert by_article(rows_of(tmp_path)) == {id_: [text.strip()] for id_, text in texts.items()}
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_text_can_be_left_out(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path, text=False)
@@ -559,7 +283,7 @@ def test_text_can_be_left_out(tmp_path: Path) -> None:
     assert tokens_of(tmp_path).num_rows > 500
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_an_output_inside_the_input_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     with pytest.raises(InputError, match="the input holds the output"):
@@ -567,7 +291,7 @@ def test_an_output_inside_the_input_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "in" / "AA" / "out").exists()
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_input_and_output_may_lie_in_an_object_store(s3: str, tmp_path: Path) -> None:
     fill(tmp_path / "in")
     run(tmp_path)
@@ -613,7 +337,7 @@ def test_chunks_and_parts_end_by_bytes_where_rows_are_long(tmp_path: Path, monke
     assert len(parts) < 10
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_a_file_that_is_lost_weighs_its_bytes_and_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -631,14 +355,14 @@ def test_a_file_that_is_lost_weighs_its_bytes_and_is_named(tmp_path: Path) -> No
     assert run(tmp_path).facts["articles"] == 300
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_characters_that_were_replaced_are_counted(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(json_lines(0, 20) + b'{"id": "x", "text": "A\\u0000b \\ud83d c."}\n')
     assert run(tmp_path).facts["characters_replaced"] == 2
     assert by_article(rows_of(tmp_path))["x"] == ["A\ufffdb \ufffd c."]
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("small_and_here")
 def test_files_passed_over_are_told(tmp_path: Path) -> None:
     fill(tmp_path / "in")
     (tmp_path / "in" / "table.csv").write_text("a,b\n")

@@ -122,6 +122,8 @@ def scores(model: Any, tokens: Any, arguments: argparse.Namespace) -> Figures:
         found[name] = float(np.mean(rhos)) if rhos else 0.0
     for labelled in read_sets(arguments.classification):
         found[labelled.name] = accuracy(labelled, encoders["joined"].encode)["accuracy"]
+    if not arguments.sentences:
+        return found
     texts = token_set_sentences(tokens, 20 * arguments.sentences, held_out=True).texts
     reader = Tokens(tokens.vocabulary, tokens.tokenizer["profile"])
     both = zip(texts, reader.words(texts), reader.read(texts, model.config.max_tokens), strict=True)
@@ -141,7 +143,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vectors", required=True)
     parser.add_argument("--sts", nargs="+", default=[])
     parser.add_argument("--classification", nargs="+", default=[])
-    parser.add_argument("--sentences", type=int, default=300, help="sentences of each kind that are decoded")
+    parser.add_argument(
+        "--sentences", type=int, default=300, help="sentences of each kind that are decoded; 0 for none"
+    )
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", nargs="*", default=list(ROWS), metavar="NAME")
