@@ -276,6 +276,8 @@ def test_a_stopped_job_prints_its_summary_and_exits_with_130(capsys: pytest.Capt
     ("statement", "absent"),
     [
         ("import lstm_embed", {"torch", "ray", "pyarrow", "numpy", "gensim"}),
+        ("import lstm_embed.cli", {"torch", "ray", "pyarrow", "numpy", "gensim", "smart_open"}),
+        ("import lstm_embed.embedding.worker", {"ray", "gensim", "smart_open", "scipy.optimize"}),
         ("from lstm_embed import SentenceEncoder", {"ray"}),
     ],
 )

@@ -14,8 +14,8 @@ from synthetic import vocabulary_of
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus import prepare
-from lstm_embed.corpus.config import PrepareConfig
-from lstm_embed.corpus.token_set import MAX_MIN_TOKENS, SCHEMA, TokenSet, count_rows, is_held_out, rows_of
+from lstm_embed.corpus.config import MAX_MIN_TOKENS, PrepareConfig
+from lstm_embed.corpus.token_set import SCHEMA, TokenSet, count_rows, is_held_out, rows_of
 
 
 @settings(max_examples=200, deadline=None)

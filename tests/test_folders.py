@@ -13,7 +13,7 @@ from lstm_embed.embedding.search import search
 from lstm_embed.embedding.vectors import Embeddings, encode_queries
 from lstm_embed.training import checkpoint
 from lstm_embed.training.run import STEP, RunFolder, read_metrics
-from lstm_embed.words import WordVectors
+from lstm_embed.words.folder import WordVectors
 
 from conftest import ROOT, run_job
 

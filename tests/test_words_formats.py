@@ -15,11 +15,13 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.corpus.pieces import MARK, SPECIAL_PIECES
 from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED, Vocabulary
-from lstm_embed.words import WordVectors, WordVectorsConfig, train_word_vectors
+from lstm_embed.words.config import WordVectorsConfig
 from lstm_embed.words.fasttext_file import read_fasttext
+from lstm_embed.words.folder import WordVectors
 from lstm_embed.words.formats import read_vectors
 from lstm_embed.words.plain_files import FASTTEXT_MAGIC, detect_format
 from lstm_embed.words.scores import shipped_file
+from lstm_embed.words.train import train_word_vectors
 from tests.synthetic import vocabulary_of, write_token_set
 
 from conftest import json_of

@@ -19,11 +19,12 @@ from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
 from lstm_embed.corpus.token_set import TokenSet
 from lstm_embed.corpus.vocabulary import FIRST_ID, FIRST_LEARNED
-from lstm_embed.words import WordVectors, WordVectorsConfig, train_word_vectors
-from lstm_embed.words.folder import VECTORS, State
+from lstm_embed.words.config import WordVectorsConfig
+from lstm_embed.words.folder import VECTORS, State, WordVectors
 from lstm_embed.words.formats import read_vectors
 from lstm_embed.words.plain_files import detect_format
 from lstm_embed.words.scores import shipped_file, unit_rows
+from lstm_embed.words.train import train_word_vectors
 from tests.synthetic import NUM_TOPICS, vocabulary_of, write_token_set
 
 SMALL: dict[str, Any] = {"dimension": 16, "epochs": 3, "sample": 0.0, "workers": 1, "seed": 5}
@@ -91,7 +92,8 @@ def test_a_folder_with_other_files_is_refused(tokens: TokenSet, tmp_path: Path) 
 
 TRAIN_AND_TELL = """
 import sys
-from lstm_embed.words import WordVectorsConfig, train_word_vectors
+from lstm_embed.words.config import WordVectorsConfig
+from lstm_embed.words.train import train_word_vectors
 import json
 class Teller:
     def progress(self, *args, **counters): pass

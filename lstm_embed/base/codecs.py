@@ -8,8 +8,6 @@ import lzma
 from collections.abc import Callable
 from typing import IO, Any, cast
 
-from smart_open import compression
-
 SUFFIXES = (".gz", ".bz2", ".zst", ".xz")
 _SIGNS = {b"\x1f\x8b\x08": ".gz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ\0": ".xz"}
 _Decoder = bz2.BZ2Decompressor | lzma.LZMADecompressor
@@ -71,6 +69,8 @@ def decompress(raw: IO[bytes], suffix: str) -> IO[bytes]:
     """Wrap a binary stream so that it reads decompressed bytes; `suffix` is one of `SUFFIXES`."""
     if suffix in _DECODERS:
         return cast(IO[bytes], io.BufferedReader(_Archives(raw, _DECODERS[suffix])))
+    from smart_open import compression  # here: it imports the clients of all clouds, half a second in every process
+
     stream = compression.compression_wrapper(raw, "rb", compression=suffix)
     # The buffer around a decoder asks for more than one read and drops it all when the last part is damaged.
     return cast(IO[bytes], stream.detach() if type(stream) is io.BufferedReader else stream)

@@ -13,6 +13,8 @@ from lstm_embed.stages.config import MEGABYTE, InputConfig
 
 Language = Annotated[str, pydantic.AfterValidator(check_language)]
 Profile = Literal["default", "original"]
+MAX_MIN_TOKENS = 8
+"""Largest least sentence length for which a token set's manifest knows the number of sentences."""
 
 
 @settings()

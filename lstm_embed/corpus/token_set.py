@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.settings import Range
+from lstm_embed.corpus.config import MAX_MIN_TOKENS
 from lstm_embed.corpus.vocabulary import Vocabulary
 from lstm_embed.ledger.manifest import UnitManifest, listed_parts, read_manifest
 from lstm_embed.ledger.parts import PartInfo, open_part
@@ -26,8 +27,6 @@ KIND = "token_set"
 FORMAT = 3
 """Version of the parts' content; raised by hand when the same text would give other tokens or sentences."""
 VOCABULARY = "vocabulary.parquet"
-MAX_MIN_TOKENS = 8
-"""Largest least sentence length for which the manifest knows the number of sentences."""
 
 SCHEMA = pa.schema(
     [

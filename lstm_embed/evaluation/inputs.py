@@ -17,7 +17,7 @@ from lstm_embed.evaluation.corpora import EmbeddedCorpus, Sentences, shipped_sen
 from lstm_embed.evaluation.labelled import read_pairs, read_sets
 from lstm_embed.evaluation.results import read_results, training_curves
 from lstm_embed.model.config import PARTS
-from lstm_embed.words import WordVectors
+from lstm_embed.words.folder import WordVectors
 
 if TYPE_CHECKING:
     from lstm_embed.model.encoder import SentenceEncoder

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 IntArray = npt.NDArray[np.int64]
 Complex = npt.NDArray[np.complex64]
@@ -115,6 +114,8 @@ class _Search:
         return np.real((rest_f * self.words_back_nf) @ self.back_fn)
 
     def assign(self, score_nn: npt.NDArray[np.float32]) -> IntArray:
+        from scipy.optimize import linear_sum_assignment  # here: those who only encode need not wait for it
+
         return linear_sum_assignment(score_nn, maximize=True)[1]
 
     def assign_again(self, places_n: IntArray, enough: float) -> tuple[IntArray, float]:

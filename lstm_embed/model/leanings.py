@@ -9,7 +9,6 @@ Shape suffixes: R rows, d word vector, s spelling, D = d + s, M candidates.
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import nnls
 
 from lstm_embed.model.dictionary import Dictionary, FloatArray, IntArray
 
@@ -57,6 +56,8 @@ def _find(dictionary: Dictionary, target_RD: FloatArray) -> list[IntArray]:
 
 def _pursue(target_D: FloatArray, units_MD: FloatArray, prior_M: FloatArray) -> IntArray:
     """Return which of the candidates, of length 1, the target is made of, those with the largest coefficients first."""
+    from scipy.optimize import nnls  # here: those who only encode need not wait for it
+
     length = float(np.linalg.norm(target_D))
     taken: list[int] = []
     coefficients = np.zeros(0)

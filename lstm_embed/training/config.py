@@ -10,7 +10,7 @@ import pydantic
 
 from lstm_embed.base.errors import InputError
 from lstm_embed.base.settings import DECIDES, Range, Words, deciding, settings, values_of
-from lstm_embed.corpus.token_set import MAX_MIN_TOKENS
+from lstm_embed.corpus.config import MAX_MIN_TOKENS
 from lstm_embed.model.config import PRESETS, AnyConfig, ModelConfig
 from lstm_embed.stages.config import WandbConfig
 
