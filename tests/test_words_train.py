@@ -139,6 +139,13 @@ def test_a_cap_on_sentences_takes_them_evenly_from_the_corpus(tokens: TokenSet, 
     assert words[1] == pytest.approx(words[0] / 4, rel=0.15)
 
 
+def test_a_cap_that_leaves_nothing_out_is_none(tokens: TokenSet, tmp_path: Path) -> None:
+    train_word_vectors(make_config(tokens, tmp_path, max_sentences=0))
+    assert train_word_vectors(make_config(tokens, tmp_path, max_sentences=tokens.num_rows)).already_done
+    with pytest.raises(FingerprintMismatch, match=f"max_sentences was 0 and is now {tokens.num_rows - 1}"):
+        train_word_vectors(make_config(tokens, tmp_path, max_sentences=tokens.num_rows - 1))
+
+
 def test_a_damaged_part_stops_the_training_with_an_error(tmp_path: Path) -> None:
     tokens = write_token_set(str(tmp_path / "tokens"), num_articles=10)
     storage.write_bytes(tokens.parts[1].path, b"PAR1 not really PAR1")

@@ -39,8 +39,10 @@ class WordVectorsConfig:
     """Learning rate at the start; it falls linearly to `min_alpha`."""
     min_alpha: Annotated[float, Range(0), DECIDES] = 1e-4
     """Learning rate at the end."""
-    max_sentences: Annotated[int, Range(0), DECIDES] = 0
-    """Most sentences to train on, taken evenly from the whole corpus; 0 for all."""
+    max_sentences: Annotated[int, Range(0), DECIDES] = 1_000_000
+    """Most sentences to train on, taken evenly from the whole corpus; 0 for all. gensim trains on one machine, and more
+    sentences bring nothing that was measured: Simple English Wikipedia scores 69.5 with 150,000 of them and 69.6 with all
+    1,370,000."""
     workers: Annotated[int, Range(0)] = 0
     """Threads; 0 for one a CPU. With more than one the result is not reproducible."""
     seed: Annotated[int, Range(0, 2**32 - 1), DECIDES] = 0

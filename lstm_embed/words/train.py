@@ -75,7 +75,13 @@ class WordVectorsStage(FolderStage[WordVectorsConfig]):
             }
         earlier = WordVectors.load(config.continue_from).fingerprint if config.continue_from else None
         made = {"tokens": self.tokens.fingerprint, "continued": earlier}
-        return {**made, "algorithm": "word2vec", **deciding(config)}  # the only one, as earlier folders say too
+        found = {**made, "algorithm": "word2vec", **deciding(config)}  # the only one, as earlier folders say too
+        # A limit that leaves nothing out is none.
+        return found | {"max_sentences": config.max_sentences if self._is_limited else 0}
+
+    @property
+    def _is_limited(self) -> bool:
+        return 0 < self.config.max_sentences < self.tokens.num_rows
 
     @property
     def advice(self) -> str:
@@ -87,6 +93,8 @@ class WordVectorsStage(FolderStage[WordVectorsConfig]):
     def begin(self, report: Reporter) -> None:
         """Read what is imported, or what the training starts from: what cannot be used leaves nothing behind."""
         config, tokens = self.config, self.tokens
+        if self._is_limited and not config.import_from:
+            report.note(f"trains on {config.max_sentences:,} of {tokens.num_rows:,} sentences (--max-sentences)")
         self._work = _Import(config, tokens) if config.import_from else _Training(config, tokens, self.output, report)
 
     def make(self, report: Reporter) -> Made:
