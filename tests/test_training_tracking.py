@@ -71,13 +71,17 @@ def wandb_records(run_dir: str) -> list[dict[str, Any]]:
     return records
 
 
+def wandb_lines(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines as they were logged, without what W&B adds."""
+    items = [record["history"]["item"] for record in records if "history" in record]
+    return [{name: value for name, value in item.items() if not name.startswith("_")} for item in items]
+
+
 def wandb_history(records: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """Return the last value of each metric by our own step axis."""
     history: dict[int, dict[str, Any]] = {}
-    for record in records:
-        if "history" in record:
-            item = record["history"]["item"]
-            history.setdefault(item[STEP], {}).update(item)
+    for line in wandb_lines(records):
+        history.setdefault(line[STEP], {}).update(line)
     return history
 
 
@@ -124,6 +128,19 @@ def test_steps_that_a_killed_process_had_not_written_are_sent_again(tmp_path: Pa
     log.log(row(5))
     log.finish()
     assert sorted(wandb_history(wandb_records(str(tmp_path)))) == list(range(6))
+
+
+def test_lines_that_a_resume_takes_back_are_never_sent_offline(tmp_path: Path) -> None:
+    killed, _ = start(tmp_path, [])
+    killed.log_later(row(1))
+    killed.commit()
+    killed.log_later(row(2, 1.0))
+    killed.finish()
+    resumed, _ = start(tmp_path, [row(1)])
+    resumed.log_later(row(2, 2.0))
+    resumed.commit()
+    resumed.finish()
+    assert wandb_lines(wandb_records(str(tmp_path))) == [row(1), row(1), row(2, 2.0)]
 
 
 def test_lines_of_more_than_a_minute_ago_are_not_sent_again(tmp_path: Path) -> None:

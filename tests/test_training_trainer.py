@@ -18,7 +18,7 @@ import torch
 from node_loss import two_nodes
 from processes import descendants, end, kill, log_of, start_training, train_workers, wait_for
 from synthetic import make_vocabulary, write_word_vectors
-from test_training_tracking import wandb_history, wandb_records
+from test_training_tracking import wandb_lines, wandb_records
 from training_help import final_weights, make_config, make_run, run_workers, write_data
 
 from lstm_embed.base import storage
@@ -104,9 +104,13 @@ def test_a_run_that_is_stopped_and_killed_in_every_way_ends_with_the_same_bits(
     rows, same = metrics(run_dir), metrics(planned.path)
     assert [row["train/step"] for row in rows] == list(range(1, planned.end + 1))
     assert [row["train/loss"] for row in rows] == [row["train/loss"] for row in same]
+    # Weights & Biases: one run, and whatever came twice is the line that counts, with all its metrics.
     records = wandb_records(run_dir)
-    assert sorted(wandb_history(records)) == list(range(1, planned.end + 1))
     assert len({record["run"]["run_id"] for record in records if "run" in record}) == 1
+    lines = wandb_lines(records)
+    assert {line["train/step"] for line in lines} == set(range(1, planned.end + 1))
+    assert all(line == rows[line["train/step"] - 1] for line in lines)
+    assert {"train/accuracy", "train/tokens_per_second", "val/loss", "val/words_in_place"} <= set().union(*lines)
 
     # The model is that of the best validation.
     losses = {row["train/step"]: row["val/loss"] for row in rows if "val/loss" in row}

@@ -100,7 +100,12 @@ class Lstm(nn.Module):
         if constant_RI is not None:
             parts.append(constant_RI.expand(num_steps, -1, -1))
         input_TRI = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        return self.cell(input_TRI.to(self.weights[0].dtype))[0]
+        input_TRI = input_TRI.to(self.weights[0].dtype)
+        # Under autocast cuDNN computes in float16, also where bfloat16 was asked for, and gradients vanish in it. Without, it
+        # rounds float32 to TF32, which serves training; a vector is to be the same as on a CPU.
+        precise = torch.backends.cudnn.flags(enabled=True, allow_tf32=torch.is_grad_enabled())
+        with torch.autocast(input_TRI.device.type, enabled=False), precise:
+            return self.cell(input_TRI)[0]
 
 
 def _multiply_dtype() -> torch.dtype:

@@ -56,6 +56,7 @@ class WandbRun:
         self._note = note
         self._run: Any = None
         self._failed = False
+        self._held: list[Mapping[str, float]] = []
         self._dir = settings.folder
         if storage.is_remote(settings.folder):
             self._dir = os.path.join(tempfile.gettempdir(), f"lstm_embed-wandb-{settings.id}")
@@ -90,7 +91,24 @@ class WandbRun:
 
     def log(self, row: Mapping[str, float]) -> None:
         """Send one line of metrics."""
-        self._call(lambda: self._run.log(dict(row)))
+        step = row.get(self._settings.step)
+        # W&B's own steps are whole numbers, and one that was sent before is not taken again.
+        own: dict[str, Any] = {"step": step, "commit": True} if isinstance(step, int) else {}
+        self._call(lambda: self._run.log(dict(row), **own))
+
+    def log_later(self, row: Mapping[str, float]) -> None:
+        """Send a line that may be taken back by a resume: offline, where nobody watches, `commit` sends it."""
+        if self._run is not None and self._run.offline:
+            self._held.append(row)
+        else:
+            self.log(row)
+
+    def commit(self) -> None:
+        """Send the lines that will not be taken back any more, and bring them where the run is kept."""
+        for row in self._held:
+            self.log(row)
+        self._held.clear()
+        self.upload()
 
     def upload(self) -> None:
         """Copy what is kept offline into the folder of the work, if that is remote."""

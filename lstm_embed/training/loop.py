@@ -126,6 +126,7 @@ class Loop:
         if self.tracker is not None:
             checkpoint.prune(self.run.path, self.progress, self.config.keep)
             self.tracker.file.upload()
+            self.tracker.saved()
         self._saved_at = time.monotonic()
         self._since = time.perf_counter()
 

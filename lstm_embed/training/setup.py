@@ -66,7 +66,7 @@ def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
     if session.rank == 0:
         tracker = Tracker(run.path, model.measures, end=run.end, step=progress.step, window=state.window)
         wandb = start_wandb(config, run, tracker.file.kept, session.note)
-        tracker.watch = wandb.log
+        tracker.watch, tracker.saved = wandb.log_later, wandb.commit
     on_gpu = session.device.type == "cuda"
     loader: Loader[Share] = Loader(
         tokens,
@@ -82,7 +82,6 @@ def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
 
     def write(directory: str) -> None:
         assert tracker
-        assert wandb
         now = State(
             run=run.fingerprint,
             progress=progress,
@@ -92,7 +91,6 @@ def set_up(config: TrainingConfig, run: Run, session: Session) -> Worker:
         )
         moments = checkpoint.optimizer_tensors(model, learner.optimizer)
         checkpoint.save(directory, now, parameters=checkpoint.kept_tensors(model), moments=moments)
-        wandb.upload()
 
     return Worker(Loop(config, run, session, learner, loader, progress, tracker, write), tokens, wandb)
 

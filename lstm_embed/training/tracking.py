@@ -49,6 +49,8 @@ class Tracker:
         self.file = MetricsFile(run_dir, step)
         self.watch: Callable[[Row], None] = lambda row: None
         """Told each line besides; must not raise."""
+        self.saved: Callable[[], None] = lambda: None
+        """Called when a checkpoint holds all lines so far; must not raise."""
 
     def add(self, step: Step[Share], outcome: Outcome, *, seconds: float, waited: float) -> None:
         """Count one step: how long it took, and how much of that it waited for data."""

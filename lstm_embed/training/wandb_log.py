@@ -1,7 +1,8 @@
 """The Weights & Biases run of a training run, which gets every line whatever is killed.
 
-W&B keeps a run's lines in memory for some seconds before it writes them to disk, and a killed process loses them. So a resumed
-run sends the lines of the last minute again; on our own axis a step that comes twice shows its last value.
+Offline, a line is sent when a checkpoint holds it, so that no step is ever there with two values. W&B keeps lines in memory for
+some seconds before it writes them to disk, and a killed process loses them. So a resumed run sends the lines of the last minute
+again as they were.
 """
 
 from __future__ import annotations
