@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import os
 import re
@@ -25,7 +26,8 @@ from lstm_embed.base.text import printable
 from lstm_embed.console import print_summary
 
 STOPPED = 130
-_INTERRUPTED = "interrupted; run the same command again to continue"
+_WRONG_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
+"""What the disk says of a path that another path corrects, beside what has an exception of its own."""
 _MAX_ERROR_CHARACTERS = 2000
 _MAX_CONFIG_BYTES = 1 << 20
 
@@ -214,13 +216,11 @@ def errors_as_exit_codes() -> Iterator[None]:
     except LstmEmbedError as error:
         fail(str(error), code=1)
     except OSError as error:
+        if error.errno in _WRONG_PATH:
+            fail(_plain(error))
         fail(f"{_plain(error)} (disk or store failed; run the command again to continue)", code=1)
-    except SystemExit as stop:
-        if stop.code != signal.SIGTERM:
-            raise
-        fail(_INTERRUPTED, code=STOPPED)  # Ray has a handler of its own while it starts
     except KeyboardInterrupt:
-        fail(_INTERRUPTED, code=STOPPED)
+        fail("interrupted; run the same command again to continue", code=STOPPED)
 
 
 def _plain(error: OSError | Exception) -> str:

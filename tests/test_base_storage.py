@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lstm_embed.base import codecs, storage
+from lstm_embed.base.errors import InputError
 
 from conftest import json_of
 
@@ -34,9 +36,9 @@ def test_local_paths_become_absolute_and_uris_lose_their_trailing_slash(monkeypa
     assert storage.resolve(storage.resolve("gs://bucket")) == "gs://bucket"
 
 
-@pytest.mark.parametrize("path", ["", "hdfs://host/path", "s3://", "s3:///"])
-def test_paths_that_cannot_be_are_refused_by_name(path: str) -> None:
-    with pytest.raises(ValueError, match="expected"):
+@pytest.mark.parametrize("path", ["", "hdfs://host/path", "s3://", "s3:///", "\ud800", None, 5, b"x", ["x"]])
+def test_paths_that_cannot_be_are_refused_by_name(path: Any) -> None:
+    with pytest.raises(InputError, match=r"expected|rename"):
         storage.resolve(path)
 
 

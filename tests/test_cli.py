@@ -222,13 +222,13 @@ def replaced(action: Any) -> Any:
         (InputError("wrong"), 2, "error: wrong"),
         (TooMuchRejected("3 of 4"), 2, "error: 3 of 4"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"), 2, "No such file or directory: /x"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), 2, "error: File name too long: /x"),
         (PermissionError("not yours"), 2, "error: not yours"),
         (OutputBusy("busy"), 1, "error: busy"),
         (LstmEmbedError("a worker died"), 1, "error: a worker died"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "run the command again to continue"),
         (InputError("of a million columns " * 1000), 2, "…"),
         (KeyboardInterrupt(), 130, "run the same command again to continue"),
-        (SystemExit(signal.SIGTERM), 130, "run the same command again to continue"),
     ],
 )
 def test_what_a_user_can_read_is_a_line_and_an_exit_code(

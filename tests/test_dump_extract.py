@@ -257,6 +257,32 @@ def test_a_multistream_dump_that_is_cut_off_is_refused_before_it_is_read(
                 read(path)
 
 
+@pytest.mark.parametrize(
+    "behind", [b"<!-- made by hand -->", b"\n<?note </mediawiki> ?>\n", b" " * 9_000, b"<!--a--><?b?>\n<!-- > - -->\n"]
+)
+def test_comments_instructions_and_blanks_may_follow_a_dumps_end(
+    write: Callable[[str, bytes], str], behind: bytes
+) -> None:
+    xml = dump(page(1), page(2)).rstrip() + behind
+    for name, data in [
+        ("d.xml", xml),
+        ("d.xml.bz2", bz2.compress(xml)),
+        ("d-multistream.xml.bz2", bz2.compress(xml[:500]) + bz2.compress(xml[500:])),
+    ]:
+        path = write(name, data)
+        dump_units(path)
+        articles, rejected = split(read_unit(path))
+        assert (len(articles), rejected) == (2, [])
+
+
+@pytest.mark.parametrize("behind", [b"<!-- not closed", b"<page>", b"x", b"<!-- a --> b"])
+def test_anything_else_behind_a_dumps_end_says_that_it_is_not_whole(
+    write: Callable[[str, bytes], str], behind: bytes
+) -> None:
+    with pytest.raises(InputError, match="cut off: it ends without </mediawiki>"):
+        list(read_unit(write("d.xml", dump(page(1)).rstrip() + behind)))
+
+
 def test_a_dump_that_ends_between_two_pages_is_refused(write: Callable[[str, bytes], str]) -> None:
     xml = dump(page(1), page(2))
     cut = xml.rindex(b"  <page>")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import mmap
+import signal
 from pathlib import Path
 
 import pytest
 import ray
 from processes import wait_for
+from ray._private import utils, worker
 
 from lstm_embed.stages import ray_private
 
@@ -47,7 +49,18 @@ def nothing_is_preempted_outside_of_a_training() -> None:
     assert not ray_private.is_preempted()
 
 
+def signal_handlers_are_kept_while_ray_starts() -> None:
+    set_handler = utils.set_sigterm_handler
+    with ray_private.signal_handlers_kept():
+        before = signal.getsignal(signal.SIGTERM)
+        utils.set_sigterm_handler(print)
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert utils.set_sigterm_handler is set_handler
+    assert "utils.set_sigterm_handler(" in inspect.getsource(worker.init)
+
+
 CHECKS = {
+    "signal_handlers_kept": signal_handlers_are_kept_while_ray_starts,
     "is_preempted": nothing_is_preempted_outside_of_a_training,
     "raylet": raylet_is_a_process,
     "session_folder": session_folder_is_a_folder_of_ray,

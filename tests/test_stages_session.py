@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from processes import descendants, kill
+from processes import descendants, kill, wait_for
 
 RAYLET = f"{Path(ray.__file__).parent}/core/src/ray/raylet/raylet"
 IDLE_JOB = """
@@ -57,3 +57,12 @@ def test_a_job_that_is_told_to_end_says_how_to_go_on_and_leaves_no_process(job: 
     assert job.wait() == 130
     assert the_line_of(job) == "error: interrupted; run the same command again to continue"
     assert not Path(f"/proc/{raylet}").exists()
+
+
+def test_a_job_that_is_told_to_end_while_ray_starts_ends_when_it_has() -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", IDLE_JOB], stdout=pipe, stderr=pipe, text=True) as job:
+        wait_for(lambda: descendants(job.pid, RAYLET), 300, "Ray's first processes")
+        job.send_signal(signal.SIGTERM)
+        assert the_line_of(job) == "error: interrupted; run the same command again to continue"
+        assert job.returncode == 130

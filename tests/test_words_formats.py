@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import gzip
 import struct
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,16 @@ def make_binary() -> bytes:
     return b"60 4\n" + b"".join(
         word.encode() + b" " + row.tobytes() + b"\n" for word, row in zip(WORDS, NUMBERS, strict=True)
     )
+
+
+def tar_of(path: str, target: Path) -> None:
+    with tarfile.open(target, "w:gz" if target.suffix == ".gz" else "w") as archive:
+        archive.add(path, "v.txt")
+
+
+def zip_of(path: str, target: Path) -> None:
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.write(path)
 
 
 def fasttext_bytes() -> bytes:
@@ -220,6 +232,22 @@ def test_the_first_line_may_be_any(tmp_path: Path, first: bytes, header: bool, b
     found = read_vectors(path, "auto", VOCABULARY, "default")
     np.testing.assert_array_equal(found.vectors[OWN], NUMBERS)
     assert found.exact == 60
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_blank_lines_are_passed_over(tmp_path: Path, header: bool) -> None:
+    lines = [b"", b" \r", *(blank_or_line for line in text_lines(header) for blank_or_line in (line, b""))]
+    found = read_vectors(write_lines(tmp_path / "v.txt", lines), "auto", VOCABULARY, "default")
+    np.testing.assert_array_equal(found.vectors[OWN], NUMBERS)
+
+
+@pytest.mark.parametrize(("pack", "suffix"), [(tar_of, "tar"), (tar_of, "tar.gz"), (zip_of, "zip")])
+@pytest.mark.parametrize("file_format", ["auto", "text", "word2vec-binary"])
+def test_archives_of_files_are_told_by_name(tmp_path: Path, pack: Any, suffix: str, file_format: str) -> None:
+    path = tmp_path / f"vectors.{suffix}"
+    pack(write_lines(tmp_path / "v.txt", text_lines()), path)
+    with pytest.raises(InputError, match=rf"^{path} is a zip or tar archive; unpack it"):
+        read_vectors(str(path), file_format, VOCABULARY, "default")
 
 
 def test_headers_that_lie_are_refused_without_allocating_what_they_say(tmp_path: Path) -> None:

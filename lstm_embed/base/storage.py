@@ -53,13 +53,13 @@ def resolve(path: str | os.PathLike[str]) -> str:
         InputError: for what is no path, a scheme this project does not know, or a path with a password in it, which the
             message leaves out.
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise InputError(f"a path is of type {type(path).__name__}; expected a text or a pathlib.Path")
     if not text.strip():
         raise InputError("a path is empty; expected a local path, s3://bucket/key or gs://bucket/key")
     if not _is_utf_8(text) or "\0" in text:
-        raise InputError(
-            f"the path {os.fsencode(text)!r} is not UTF-8; rename what it names, or name the folder above it"
-        )
+        raise InputError(f"the path {text!r} is not UTF-8; rename what it names, or name the folder above it")
     scheme, separator, rest = text.partition("://")
     if not separator:
         return os.path.abspath(os.path.expanduser(text))

@@ -33,7 +33,10 @@ _MARKS = {".bz2": re.compile(rb"BZh[1-9]1AY&SY"), None: re.compile(rb"<page>")}
 """What a piece that can be read alone begins with, by codec."""
 _MARK_LENGTH = 10
 _MISALIGNED_BEFORE_GIVING_UP = 4
-_END = b"</mediawiki>"
+_END = re.compile(rb"</mediawiki\s*>(\s|<!--((?!-->).)*-->|<\?((?!\?>).)*\?>)*\Z", re.S)
+"""What a dump ends with: XML allows white space, comments and processing instructions behind the last tag."""
+_END_BYTES = 1 << 12
+"""Last bytes, without white space behind them, among which that is looked for."""
 
 
 def unusable(path: str, what: str) -> InputError:
@@ -190,7 +193,7 @@ class SpanReader:
             try:
                 for piece in self._bz2_streams() if self._codec == ".bz2" else self._decoded():
                     self._num_inflated += len(piece)
-                    tail = (tail + piece).rstrip(b"\0 \t\r\n")[-2 * len(_END) :]  # UTF-16 takes two bytes a letter
+                    tail = (tail + piece).rstrip(b"\0 \t\r\n")[-_END_BYTES:]
                     yield piece
             except LstmEmbedError:
                 raise
@@ -199,8 +202,8 @@ class SpanReader:
                 raise unusable(self.path, f"{where}: its compressed data ends in the middle") from None
             except Exception as error:  # every codec has its own
                 raise unusable(self.path, f"is damaged before byte {self.start + self.num_read}: {error}") from None
-        if self._is_last and not tail.replace(b"\0", b"").endswith(_END):
-            raise unusable(self.path, f"is cut off: it ends without {_END.decode()}")
+        if self._is_last and not _END.search(tail.replace(b"\0", b"")):  # UTF-16 has zeros between the letters
+            raise unusable(self.path, "is cut off: it ends without </mediawiki>")
 
     def _decoded(self) -> Iterator[bytes]:
         raw = cast(IO[bytes], io.BufferedReader(self._file, _READ))

@@ -14,7 +14,6 @@ _LARGE = 384
 """LSTM units from which bf16 pays on a CPU: it trains 128 units at 0.92 times the speed of fp32, 512 units at 1.4 times."""
 
 
-@functools.cache
 def resolve_precision(requested: str, device: str | torch.device = "cpu", *, hidden_size: int = _LARGE) -> str:
     """Return the precision to compute in: "fp32", "bf16" or "fp16".
 
@@ -55,6 +54,7 @@ def _has_fast_bf16() -> bool:
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
+@functools.cache
 def _failure(precision: str, device: str) -> str | None:
     """Return why a small LSTM does not run, None if it does."""
     dtype = PRECISIONS[precision]

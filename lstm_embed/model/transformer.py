@@ -89,7 +89,7 @@ class SentenceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return vectors
 
     def _encoder(self) -> SentenceEncoder:
-        if not self.model:
+        if isinstance(self.model, str) and not self.model:
             raise InputError("model is empty; expected a model folder: SentenceVectorizer(model='runs/first/model')")
         path = storage.resolve(self.model)
         # The fingerprint is part of the key: a model that was trained anew is read anew.

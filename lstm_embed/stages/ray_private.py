@@ -7,9 +7,11 @@ look the names up in Ray's source, and change them here.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 QUIET = {
@@ -29,6 +31,25 @@ QUIET_EMBEDDED = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 """Those of a Ray that serves one job on one machine."""
+
+
+@contextlib.contextmanager
+def signal_handlers_kept() -> Iterator[None]:
+    """Keep Ray from setting signal handlers while it starts: a SIGTERM that these end its start with crashes the process.
+
+    The one in Python is not set. The native ones are set but once in a process, which is done here, before those of the block.
+    """
+    import ray._raylet
+    from ray._private import utils
+
+    own = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(ray._raylet.__file__)["_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"](None, True)
+        yield
+    finally:
+        utils.set_sigterm_handler = own
 
 
 def raylet() -> subprocess.Popen[bytes]:

@@ -53,16 +53,18 @@ def ray_session(needs: preflight.Needs | None = None, report: Reporter = SILENT)
         return
     needs = needs or preflight.Needs()
     with contextlib.ExitStack() as stack:
+        stack.callback(ray.shutdown)
         if cluster:
             expected = stack.enter_context(preflight.expectation(needs))
-            ray.init(
-                log_to_driver=True,
-                logging_level=logging.WARNING,
-                runtime_env={"env_vars": expected.environment()},
-            )
+            with _signals_held():
+                ray.init(
+                    log_to_driver=True,
+                    logging_level=logging.WARNING,
+                    runtime_env={"env_vars": expected.environment()},
+                )
         else:
-            _start_embedded()
-        stack.callback(ray.shutdown)
+            with _signals_held():
+                _start_embedded()
         ending = threading.Event()
         stack.callback(ending.set)
         if not cluster:
@@ -85,7 +87,7 @@ def _quiet() -> None:
 
 
 def _interrupt_on_sigterm(ending: threading.Event) -> None:
-    """Let SIGTERM end the job as Ctrl-C does; `ray.init` has put a handler of its own in place."""
+    """Let SIGTERM end the job as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         return
 
@@ -94,6 +96,30 @@ def _interrupt_on_sigterm(ending: threading.Event) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminated)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back while Ray starts, for an exception in the midst of that crashes it; a second one is not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = []
+
+    def hold(signum: int, frame: FrameType | None) -> None:
+        held.append(signum)
+        signal.signal(signum, signal.default_int_handler)
+
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    with ray_private.signal_handlers_kept():
+        before = {number: signal.signal(number, hold) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 def _start_embedded() -> None:

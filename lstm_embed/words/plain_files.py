@@ -27,6 +27,7 @@ LARGEST = 1e6
 """No number of a word vector is larger."""
 _LIKELY = 1e-12, 1e4
 """Sizes of nearly all numbers of vectors that are not zero; letters and halves of numbers, read as numbers, have others."""
+_ZIP_SIGN, _TAR_SIGN, _TAR_SIGN_AT = b"PK\3\4", b"ustar", 257
 _BOM = b"\xef\xbb\xbf"
 _WINDOW = 1 << 20
 _LONGEST_LINE = 4 << 20
@@ -52,8 +53,17 @@ class Rows:
 
 
 def open_plain(path: str) -> io.BufferedReader:
-    """Open a file, compressed or not, for `read_text`, `read_binary` or `detect_format`."""
-    return io.BufferedReader(cast(Any, storage.open_stream(path)), _WINDOW)
+    """Open a file, compressed or not, for `read_text`, `read_binary` or `detect_format`.
+
+    Raises:
+        InputError: if it is an archive of files.
+    """
+    stream = io.BufferedReader(cast(Any, storage.open_stream(path)), _WINDOW)
+    head = stream.peek(_TAR_SIGN_AT + len(_TAR_SIGN))
+    if head.startswith(_ZIP_SIGN) or head[_TAR_SIGN_AT:].startswith(_TAR_SIGN):
+        stream.close()
+        raise InputError(f"{path} is a zip or tar archive; unpack it and give the file of vectors that is in it")
+    return stream
 
 
 def detect_format(path: str) -> str:
@@ -71,9 +81,9 @@ def detect_format(path: str) -> str:
             f"{path} is a pickle, such as gensim writes; loading one runs the code in it; "
             "if you trust the file, say --import-format gensim"
         )
-    line, _, rest = first.removeprefix(_BOM).partition(b"\n")
+    line, _, rest = first.removeprefix(_BOM).lstrip().partition(b"\n")
     if header := _header(line):
-        is_text = _num_numbers(rest.partition(b"\n")[0]) >= min(header[1], 3)
+        is_text = _num_numbers(rest.lstrip().partition(b"\n")[0]) >= min(header[1], 3)
         return "text" if is_text else "word2vec-binary"
     if _num_numbers(line) and len(line.split()) > 2:
         return "text"
@@ -111,11 +121,12 @@ def read_text(stream: io.BufferedReader) -> Rows:
         ValueError: if it is empty, or a line has no end.
         EOFError: from the words, if there are fewer than the header says, or the last one breaks off.
     """
-    lines = iter(lambda: stream.readline(_LONGEST_LINE), b"")
+    if stream.peek(len(_BOM)).startswith(_BOM):
+        stream.read(len(_BOM))
+    lines = (line for line in iter(lambda: stream.readline(_LONGEST_LINE), b"") if line.strip())
     first = list(itertools.islice(lines, _FIRST_LINES))
     if not first:
         raise ValueError("it is empty")
-    first[0] = first[0].removeprefix(_BOM)
     if header := _header(first[0]):
         (count, dimension), first = header, first[1:]
     else:
