@@ -57,6 +57,11 @@ class LocalCluster:
         return f"http://127.0.0.1:{self._state['dashboard_port']}"
 
     @property
+    def gcs_address(self) -> str:
+        """What `RAY_ADDRESS` is for a driver on this machine, and what nodes join."""
+        return f"{own_ip()}:{self._state['port']}"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a process needs in its environment to submit jobs."""
         return {
@@ -125,7 +130,7 @@ class LocalCluster:
         # Never a name again: the head takes a killed node for alive for a while.
         self._state["added"] = self._state.get("added", 0) + 1
         name = f"worker-{self._state['added']}"
-        self._launch(name, [f"--address={own_ip()}:{self._state['port']}", f"--num-cpus={cpus}"], wrapper)
+        self._launch(name, [f"--address={self.gcs_address}", f"--num-cpus={cpus}"], wrapper)
         if wait:
             self._wait(lambda: name in self.node_ids())
         return name
@@ -150,7 +155,7 @@ class LocalCluster:
     def drain(self, name: str, seconds: int) -> None:
         """Announce that a node will be taken away, as drain.sh does before a pod ends."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--node-id={self.node_ids()[name]}"]
-        command += [f"--address={own_ip()}:{self._state['port']}", f"--deadline-remaining-seconds={seconds}"]
+        command += [f"--address={self.gcs_address}", f"--deadline-remaining-seconds={seconds}"]
         command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=the node is going away"]
         environment = {**os.environ, **self.environment}
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -13,6 +13,8 @@ from lstm_embed.stages.pool import pool_size
     [
         ("0", False, {"CPU": 4}, {}, (3, 3)),
         ("0", False, {"CPU": 2}, {}, (1, 1)),
+        ("0", False, {"CPU": 256}, {}, (240, 240)),
+        ("255", False, {"CPU": 256}, {}, (255, 255)),
         ("3", False, {"CPU": 4}, {}, (3, 3)),
         ("1:8", False, {"CPU": 4}, {}, (1, 8)),
         ("4", False, {"CPU": 0}, {"CPU": 64}, (4, 4)),

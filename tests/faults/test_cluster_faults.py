@@ -5,6 +5,8 @@ Each test ends with the right output and prints how long it took from the fault 
 
 from __future__ import annotations
 
+import bz2
+import itertools
 import json
 import os
 import re
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from cluster_tools import RAY, SUBMIT, LocalCluster, client, running_cluster, start_client, write_articles
+from gensim.test.utils import datapath
 
 from lstm_embed.base import storage
 from lstm_embed.corpus.token_set import TokenSet
@@ -25,6 +28,7 @@ from conftest import json_of, run_job
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
 STORE = "s3://bucket/cluster"
+ENGLISH_DUMP = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 SMALL_MODEL = ("--model.hidden-size", "32", "--model.order-size", "48", "--micro-batch-sentences", "32")
 PREPARE = ("--unit-bytes", "150000")
 
@@ -46,6 +50,18 @@ def whole(cluster: LocalCluster) -> None:
 def articles(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A few MB, of which prepare makes some 20 units."""
     return write_articles(tmp_path_factory.mktemp("corpus") / "in", files=8, articles=400, sentences=20, words=500)
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The English dump several times over, as Wikimedia writes multistream ones: of some 30 units."""
+    xml = bz2.decompress(Path(datapath(ENGLISH_DUMP)).read_bytes())
+    starts = [match.start() for match in re.finditer(rb"  <page>\n", xml)]
+    cuts = [0, *starts[::20], xml.index(b"</mediawiki>"), len(xml)]
+    head, *pages, foot = [bz2.compress(xml[begin:stop]) for begin, stop in itertools.pairwise(cuts)]
+    path = tmp_path_factory.mktemp("dump") / "enwiki-pages-articles-multistream.xml.bz2"
+    path.write_bytes(b"".join([head, *pages * 3, foot]))
+    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -183,36 +199,31 @@ def test_a_stopped_training_goes_on_where_it_was(cluster: LocalCluster, model: s
     assert storage.exists(f"{STORE}/runs/stopped/model/manifest.json")
 
 
-def test_a_node_lost_during_prepare_costs_its_units_only(
-    cluster: LocalCluster, model: str, articles: str, tmp_path: Path
+@pytest.mark.parametrize("job", ["extract", "prepare", "embed"])
+def test_a_node_that_is_lost_and_one_that_comes_change_nothing_of_what_is_made(
+    cluster: LocalCluster, model: str, articles: str, dump: str, tmp_path: Path, job: str
 ) -> None:
-    output = f"{STORE}/tokens-node-lost"
-    command = ["python", "jobs/prepare.py", "--input", articles, "--output", output, *PREPARE]
+    flags = {
+        "extract": ["--input", dump, "--unit-bytes", "150000"],
+        "prepare": ["--input", articles, *PREPARE],
+        "embed": ["--model", model, "--input", f"{STORE}/tokens", "--num-workers", "1:3"],
+    }[job]
+    output = f"{STORE}/{job}-node-lost"
+    command = ["python", f"jobs/{job}.py", *flags, "--output", output]
     process = start_client(cluster, tmp_path / "log", *SUBMIT, "--", *command)
-    wait_until(lambda: num_parts(f"{output}/staging") + num_parts(output) > 2, "the first parts", process)
-    cluster.kill("worker-1" if "worker-1" in cluster.nodes else sorted(cluster.nodes)[-1])
-    before, begun = num_parts(f"{output}/staging") + num_parts(output), time.monotonic()
-    wait_until(
-        lambda: num_parts(f"{output}/staging") + num_parts(output) > before or process.poll() is not None, "more"
-    )
-    say("prepare went on after a node was lost", time.monotonic() - begun)
-    assert process.wait(900) == 0, (tmp_path / "log").read_text()
-    say("prepare ended after that", time.monotonic() - begun)
-    assert same_parts(output, f"{STORE}/tokens")
 
+    def parts() -> int:
+        return num_parts(f"{output}/staging") + num_parts(output)
 
-def test_a_node_lost_during_embed_costs_its_units_only(cluster: LocalCluster, model: str, tmp_path: Path) -> None:
-    output = f"{STORE}/embeddings-node-lost"
-    command = ["python", "jobs/embed.py", "--model", model, "--input", f"{STORE}/tokens", "--num-workers", "1:3"]
-    process = start_client(cluster, tmp_path / "log", *SUBMIT, "--", *command, "--output", output)
-    wait_until(lambda: num_parts(output) > 1, "the first parts", process)
+    wait_until(lambda: parts() > 2, "the first parts", process)
     cluster.kill(sorted(cluster.nodes)[-1])
-    before, begun = num_parts(output), time.monotonic()
-    wait_until(lambda: num_parts(output) > before or process.poll() is not None, "more parts")
-    say("embed went on after a node was lost", time.monotonic() - begun)
+    before, begun = parts(), time.monotonic()
+    cluster.add(cpus=2, wait=False)
+    wait_until(lambda: parts() > before or process.poll() is not None, "more parts")
+    say(f"{job} went on after a node was lost", time.monotonic() - begun)
     assert process.wait(900) == 0, (tmp_path / "log").read_text()
-    say("embed ended after that", time.monotonic() - begun)
-    run_job("embed", "--model", model, "--input", f"{STORE}/tokens", "--output", str(tmp_path / "reference"))
+    say(f"{job} ended after that", time.monotonic() - begun)
+    run_job(job, *flags, "--output", str(tmp_path / "reference"))
     assert same_parts(output, str(tmp_path / "reference"))
 
 
