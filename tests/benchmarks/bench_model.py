@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -43,6 +44,9 @@ VOCABULARY_SIZE = 36_000
 COUNTS = np.concatenate(
     [np.zeros(FIRST_LEARNED, np.int64), 5_000_000 // np.arange(1, VOCABULARY_SIZE - FIRST_LEARNED + 1)]
 )
+
+ROWS: list[dict[str, Any]] = []
+"""What was measured so far: useful TFLOP/s, and those of matrix products."""
 
 
 class Corpus:
@@ -143,9 +147,11 @@ def library_lstm() -> Iterator[None]:
 def report(
     clock: Clock, name: str, precision: str, num: int, flop: float, runs: Sequence[Callable[[], object]]
 ) -> None:
-    """Time functions that together handle `num` sentences in `flop` useful operations, and print a row."""
+    """Time functions that together handle `num` sentences in `flop` useful operations, and print and keep a row."""
     before, seconds = peak(clock, precision), sum(clock(run) for run in runs)
     peak_flops = max(before, peak(clock, precision))
+    rates = {"sentences_per_second": num / seconds, "tflops": flop / seconds / 1e12, "gemm_tflops": peak_flops / 1e12}
+    ROWS.append({"name": name, "precision": precision, **rates})
     print(
         f"{name:44} {precision} {num / seconds:11,.0f} sentences/s {flop / seconds / 1e9:9,.1f} GFLOP/s, "
         f"{flop / seconds / peak_flops:4.2f} of the peak of {peak_flops / 1e9:,.0f}",
