@@ -116,6 +116,16 @@ def test_missing_files_are_file_not_found(place: str) -> None:
         storage.read_bytes(storage.join(place, "d"))
 
 
+def test_pipes_and_devices_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless"):
+        for act in (storage.info, storage.read_bytes, storage.open_stream, storage.digest):
+            with pytest.raises(FileNotFoundError):
+                act(str(tmp_path / name))
+        assert storage.list_files(str(tmp_path)) == []
+
+
 def test_streams_decompress_by_suffix_and_plain_ones_can_be_sought_in(place: str) -> None:
     storage.write_bytes(storage.join(place, "a.gz"), gzip.compress(b"hello\nworld\n"))
     with storage.open_stream(storage.join(place, "a.gz")) as stream:

@@ -52,6 +52,8 @@ def test_tensors_are_read_as_they_were_written_here_and_in_an_object_store(tmp_p
         (file_of({"rows": tensor("F32", [2**40, 2**40], 0)}), "is damaged"),
         (save({"step": STEP}), r"lacks the tensor rows; expected F32 of shape \[3, any\]"),
         (save({"rows": ROWS, "step": STEP, "more": ROWS}), "holds a tensor more; expected rows, step alone"),
+        (save({"rows": ROWS, "step": STEP, "\x1b[2J\n": ROWS}), "holds a tensor \ufffd\\[2J ; expected"),
+        (file_of({str(n): tensor("F32", [0], 0) for n in range(10_001)}), "holds more than 10,000 tensors"),
         (
             save({"rows": ROWS[:2], "step": STEP}),
             r"rows of .* is F32 of shape \[2, 4\]; expected F32 of shape \[3, any\]",

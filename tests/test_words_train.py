@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import FingerprintMismatch, InputError
@@ -120,6 +121,13 @@ def test_a_training_killed_after_an_epoch_ends_with_the_same_vectors(tokens: Tok
     train_word_vectors(dataclasses.replace(config, output=str(tmp_path / "whole")))
     assert (tmp_path / "killed" / VECTORS).read_bytes() == (tmp_path / "whole" / VECTORS).read_bytes()
     assert [e["epoch"] for e in report_of(tmp_path / "killed")["epochs"]] == [1, 2, 3]
+
+
+def test_a_state_that_says_nothing_of_itself_is_refused(tmp_path: Path) -> None:
+    arrays = {name: np.zeros((3, 2), np.float32) for name in ("vectors", "hidden")}
+    (tmp_path / "state.safetensors").write_bytes(safetensors.numpy.save(arrays))
+    with pytest.raises(InputError, match="delete it to train from the start"):
+        State.load(str(tmp_path), 3, 2)
 
 
 def test_the_loss_falls_and_does_not_depend_on_the_number_of_threads(tokens: TokenSet, tmp_path: Path) -> None:

@@ -216,16 +216,15 @@ def open_input(path: str) -> pa.NativeFile:
     """Open `path` for random access to its bytes as stored.
 
     Raises:
-        FileNotFoundError: if there is no file at `path`.
+        FileNotFoundError: if there is no file at `path`; a pipe or a device is none.
         IsADirectoryError: if there is a folder.
     """
     store, inner = filesystem(path)
-    try:
-        return store.open_input_file(inner)
-    except OSError:
-        if not is_remote(path) and os.path.isdir(inner):
-            raise IsADirectoryError(errno.EISDIR, "Is a folder, where a file is expected", path) from None
-        raise
+    if not is_remote(path) and os.path.exists(inner) and not os.path.isfile(inner):
+        if os.path.isdir(inner):
+            raise IsADirectoryError(errno.EISDIR, "Is a folder, where a file is expected", path)
+        raise FileNotFoundError(errno.ENOENT, "Is a pipe or device, where a file is expected", path)
+    return store.open_input_file(inner)
 
 
 class _Raw(io.RawIOBase):

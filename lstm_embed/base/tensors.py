@@ -17,6 +17,7 @@ import safetensors
 
 from lstm_embed.base import storage
 from lstm_embed.base.errors import InputError
+from lstm_embed.base.text import printable
 
 Shape = tuple[int | None, ...]
 """Sizes, None where any will do."""
@@ -24,6 +25,7 @@ Expected = Mapping[str, tuple[str, Shape]]
 """Type, as safetensors names it ("F32", "I64"), and shape of each tensor by its name."""
 Arrays = dict[str, npt.NDArray[Any]]
 
+_MOST_TENSORS = 10_000
 _REMEDY = "copy or make its folder again"
 
 
@@ -61,6 +63,10 @@ def opened(path: str, *, sha256: str = "") -> Iterator[Any]:
         except (safetensors.SafetensorError, OSError) as error:
             raise InputError(f"{path} is damaged or no safetensors file ({error}); {_REMEDY}") from None
         with handle as file:
+            if len(file.keys()) > _MOST_TENSORS:
+                raise InputError(
+                    f"{path} holds more than {_MOST_TENSORS:,} tensors, as no file of ours does; {_REMEDY}"
+                )
             yield file
 
 
@@ -75,7 +81,9 @@ def take_tensors(file: Any, path: str, expected: Expected) -> Arrays:
         if name not in names:
             raise InputError(f"{path} lacks the tensor {name}; expected {_words(*expected[name])}; {_REMEDY}")
         if name not in expected:
-            raise InputError(f"{path} holds a tensor {name}; expected {', '.join(expected)} alone; {_REMEDY}")
+            raise InputError(
+                f"{path} holds a tensor {printable(name, 60)}; expected {', '.join(expected)} alone; {_REMEDY}"
+            )
         found = file.get_slice(name)
         _compare(f"tensor {name} of {path}", found.get_dtype(), tuple(found.get_shape()), *expected[name])
     return {name: _finite(file.get_tensor(name), f"tensor {name} of {path}") for name in expected}

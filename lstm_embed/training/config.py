@@ -16,9 +16,10 @@ from lstm_embed.stages.config import WandbConfig
 
 
 def _run_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
         raise ValueError(
-            f"run_name is {name!r}; expected letters, digits, '.', '_' and '-', beginning with a letter or digit (--run-name)"
+            f"run_name is {name[:200]!r}; expected up to 200 letters, digits, '.', '_' and '-', beginning with a letter or "
+            "digit (--run-name)"
         )
     return name
 

@@ -98,9 +98,8 @@ class State:
         if not storage.exists(path):
             return None
         with tensors.opened(path) as file:
-            facts = parse_json(
-                file.metadata().get("facts", ""), _Facts, path, advice="delete it to train from the start"
-            )
+            said = (file.metadata() or {}).get("facts", "")
+            facts = parse_json(said, _Facts, path, advice="delete it to train from the start")
             if len(facts["epochs"]) != facts["epoch"]:
                 raise InputError(f"{path} is damaged: its epochs are not as many as it says; delete it to train anew")
             expected = dict.fromkeys(("vectors", "hidden"), ("F32", (num_pieces, dimension)))
