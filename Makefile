@@ -38,8 +38,9 @@ lint: $(VENV)/.installed-dev
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m faults tests/faults --timeout 7200 -s
 
+# Those that need a model or a corpus only tell their flags.
 bench: $(VENV)/.installed-dev
-	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || test $$? = 2 || exit 1; done
 
 clean: clean-demo
 	rm -rf $(VENV)
