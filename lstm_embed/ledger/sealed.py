@@ -61,9 +61,10 @@ def open_sealed(directory: str, *, kind: str, declared: Any = SealedManifest, ve
         if any(step in ("", ".", "..") for step in file.split("/")):
             raise InputError(f"the {MANIFEST} of {directory} names the file {file!r}, which is not inside the folder")
         path = storage.join(directory, file)
-        if not storage.exists(path):
-            raise InputError(f"{path} is missing from a finished {words(kind)} folder; make the folder again")
-        size = storage.info(path).size
+        try:
+            size = storage.info(path).size
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing from a finished {words(kind)} folder; make the folder again") from None
         if size != expected["bytes"] or (verify and storage.digest(path) != expected["sha256"]):
             raise InputError(
                 f"{path} is damaged: its {size} bytes are not the {expected['bytes']} bytes that were sealed; "
