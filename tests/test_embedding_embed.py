@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 from embedding_help import (
     TOKENIZER,
     all_files,
@@ -33,7 +34,8 @@ from lstm_embed.corpus.config import PrepareConfig
 from lstm_embed.embedding.config import DecodeConfig, EmbedConfig
 from lstm_embed.embedding.embed import EmbedStage, embed
 from lstm_embed.embedding.vectors import Embeddings
-from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.embedding.worker import choose_precision
+from lstm_embed.model.encoder import SentenceEncoder, resolve_precision
 from lstm_embed.stages.runner import open_books
 
 from conftest import json_of
@@ -500,6 +502,31 @@ def test_a_dry_run_estimates_the_rate_and_writes_nothing(config: EmbedConfig) ->
     assert summary.rows == summary.facts["new units"] > 3
     assert summary.facts["MB a second and CPU, in a small sample"] > 0
     assert not Path(config.output).exists()
+
+
+def test_a_precision_is_chosen_by_a_measurement_of_what_is_faster_here(model: str) -> None:
+    threads = torch.get_num_threads()
+    precision, gain = choose_precision(model, "joined")
+    assert precision == ("bf16" if gain >= 1.5 else "fp32")
+    assert (gain > 0) == (resolve_precision("auto") == "bf16")
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("chosen", "later"), [("fp32", "bf16"), ("bf16", "fp32")])
+def test_a_folder_keeps_the_precision_that_was_measured_when_it_was_begun(
+    config: EmbedConfig, monkeypatch: pytest.MonkeyPatch, chosen: str, later: str
+) -> None:
+    config, place = change(config, precision="auto"), "lstm_embed.embedding.embed.choose_precision"
+    monkeypatch.setattr(place, lambda *_: (chosen, 1.5))
+    assert embed_here(config).facts["precision"] == chosen
+    assert json_of(f"{config.output}/job.json")["settings"]["precision"] == chosen
+    before = all_files(config.output)
+    monkeypatch.setattr(place, lambda *_: (later, 1.5))
+    for asked in ("auto", chosen):
+        assert embed_here(change(config, precision=asked)).already_done
+    assert all_files(config.output) == before
+    with pytest.raises(FingerprintMismatch, match="precision"):
+        embed_here(change(config, precision=later))
 
 
 def test_the_tokenizer_of_the_model_decides_how_articles_are_cut(config: EmbedConfig) -> None:

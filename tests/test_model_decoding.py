@@ -82,6 +82,22 @@ def test_exact_gives_sentences_back_word_for_word_and_proves_it(dtype: str, chan
     assert [made.words for made in found] == [tuple(VOCABULARY.words(ids)) for ids in sentences]
 
 
+@pytest.mark.parametrize("embedding", ["joined", "exact"])
+def test_only_the_order_is_made_in_bfloat16_and_what_it_makes_decodes_as_well(embedding: str) -> None:
+    full = encoder(embedding)
+    half = SentenceEncoder(full.model, VOCABULARY, {"profile": "default"}, precision="bf16")
+    vectors, rough = full.encode_ids(SENTENCES), half.encode_ids(SENTENCES)
+    assert (normalized(vectors) * normalized(rough)).sum(1).min() > 0.998
+    for part, place in full.model.places().items():
+        assert np.array_equal(vectors[:, place], rough[:, place]) == (part != "order")
+    found = half.decode(rough)
+    assert all(made.text == text_of(ids) for ids, made in zip(SENTENCES, found, strict=True) if made.proven)
+    assert sum(made.proven for made in found) > 0.9 * sum(made.proven for made in full.decode(vectors))
+    if embedding == "exact":
+        assert [made.text for made in found] == [text_of(ids) for ids in SENTENCES]
+        assert full.decode(rough) == found  # also on a processor without bfloat16
+
+
 def test_vectors_that_were_scaled_rounded_or_stored_decode_too(tmp_path: Path) -> None:
     one = encoder()
     vectors = one.encode_ids(SENTENCES)

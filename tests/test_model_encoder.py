@@ -60,12 +60,14 @@ def one_by_one(encoder: SentenceEncoder, sentences: list[str]) -> np.ndarray:
     return np.array(rows)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_the_same_text_gets_the_same_bits_whatever_the_batch_and_the_order(config: AnyConfig) -> None:
-    encoder = make_encoder(config)
+def test_the_same_text_gets_the_same_bits_whatever_the_batch_and_the_order(config: AnyConfig, precision: str) -> None:
+    encoder = make_encoder(config, precision=precision)
     sentences = make_sentences(60)
     expected = encoder.encode(sentences)
-    np.testing.assert_allclose(expected, one_by_one(encoder, sentences), atol=1e-5)
+    near = 1e-5 if precision == "fp32" else 1e-2
+    np.testing.assert_allclose(expected, one_by_one(encoder, sentences), atol=near)
     for batch_size in (1, 7, 256):
         assert np.array_equal(encoder.encode(sentences, batch_size=batch_size), expected)
     assert np.array_equal(encoder.encode(sentences[::-1])[::-1], expected)
@@ -327,8 +329,9 @@ def test_bfloat16_stays_near_full_precision_and_saves_full_weights(tmp_path: Pat
     rough = make_encoder(precision="bf16")
     sentences = make_sentences(20)
     a, b = exact.encode(sentences, normalize_embeddings=True), rough.encode(sentences, normalize_embeddings=True)
-    assert (a * b).sum(axis=1).min() > 0.999
-    assert not np.array_equal(a, b)
+    assert (a * b).sum(axis=1).min() > 0.998
+    order = exact.model.places()["order"]
+    assert not np.array_equal(a[:, order], b[:, order])
     rough.save(str(tmp_path / "model"))
     assert np.array_equal(SentenceEncoder.load(str(tmp_path / "model")).encode(sentences), exact.encode(sentences))
 

@@ -30,7 +30,7 @@ from lstm_embed.embedding.earlier import Earlier, leftovers
 from lstm_embed.embedding.read import ReadUnit
 from lstm_embed.embedding.reuse import Reuse, build_index
 from lstm_embed.embedding.vectors import KIND, VectorFormat, refuse_earlier
-from lstm_embed.embedding.worker import REUSED, EmbedChunk
+from lstm_embed.embedding.worker import REUSED, EmbedChunk, choose_precision
 from lstm_embed.ledger import PartStore, Span, Work
 from lstm_embed.ledger.erased import Erased
 from lstm_embed.ledger.manifest import JOB, read_folder_config
@@ -76,10 +76,10 @@ class EmbedStage(UnitStage[EmbedConfig]):
         self.tokens = self._token_set()
         self.size_unit = ("rows", 1.0) if self.tokens else ("MB", 1e6)
         self.text = self._text_config()
-        self.precision = self._precision()
         job = storage.join(self.output, JOB)
         made = dict(read_folder_config(job)["settings"]) if storage.exists(job) else {}
         refuse_earlier(self.output, made)
+        self.precision = self._precision(made)
         self.format = VectorFormat(
             level=self.config.level,
             dtype=self.config.dtype,
@@ -168,17 +168,19 @@ class EmbedStage(UnitStage[EmbedConfig]):
             )
         return self.config.embedding or recipe.embedding
 
-    def _precision(self) -> str:
+    def _precision(self, made: dict[str, Any]) -> str:
+        self._gain = 0.0
         if self.config.precision != "auto":
             return self.config.precision
+        if "precision" in made:
+            return str(made["precision"])
         if "order" not in PARTS[self.embedding]:
             return "fp32"  # no LSTM runs
         if self.config.gpu:
             # The driver often has no GPU to try it on; an actor whose GPU cannot compute it says so.
             return "bf16"
-        from lstm_embed.model.precision import resolve_precision
-
-        return resolve_precision("auto", "cpu", hidden_size=int(self.model_config["model"]["hidden_size"]))
+        precision, self._gain = choose_precision(self.model, self.embedding)
+        return precision
 
     def _columns(self, made: dict[str, Any]) -> tuple[str, ...]:
         if not self.config.columns:
@@ -201,6 +203,8 @@ class EmbedStage(UnitStage[EmbedConfig]):
     def begin(self, report: Reporter) -> None:
         """Find out how many actors fit on the cluster."""
         self._workers = find_workers(self.config.num_workers, gpu=self.config.gpu, report=report)
+        if self._gain:
+            report.note(f"bf16 is {self._gain:.2f} times as fast as fp32 here: this folder is made in {self.precision}")
         if self.earlier:
             report.note(self.earlier.message)
 

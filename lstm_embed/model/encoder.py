@@ -40,8 +40,6 @@ Progress = Callable[[int, int], None]
 
 _SENTENCES_AT_ONCE = 16_384
 _TABLE_BYTES = 128 << 20
-_LIBRARY_ROWS = 128
-"""Sentences computed together where `nn.LSTM` does it on a CPU: oneDNN's is fastest while they stay in the cache."""
 _VECTORS_AT_ONCE = 64
 _EIGHT = 8
 """Rows come in eights. Fewer than four are multiplied by another kernel of Intel's MKL, and what fills no whole registers has
@@ -93,7 +91,8 @@ class SentenceEncoder:
         Args:
             path: The folder, e.g. `runs/first/model` or `s3://bucket/runs/first/model`.
             device: "cpu", "cuda" or "cuda:N", or the device itself.
-            precision: "fp32", "bf16", "fp16" (GPU) or "auto" for what is fast on the device.
+            precision: "fp32", "bf16", "fp16" (GPU) or "auto" for what is fast on the device, by a rule (see
+                `resolve_precision`); `embed --precision auto` measures.
             embedding: What the vectors consist of, if not what the folder says (see `ModelConfig.embedding`). The same weights
                 serve all embeddings.
 
@@ -234,8 +233,6 @@ class SentenceEncoder:
         lengths = np.minimum(lengths, self.max_tokens)
         order = np.argsort(-lengths, kind="stable")
         device, padded = self.model.device, self.config.padded_length
-        if batch_size is None and device.type == "cpu" and self.precision != "fp32":
-            batch_size = _LIBRARY_ROWS
         size = self.model.embedding_dimension(embedding)
         vectors = torch.zeros(len(lengths), size, dtype=getattr(torch, dtype), device=device)
         for chunk in self._chunks(lengths[order]):

@@ -1,7 +1,8 @@
-"""One LSTM direction, three ways: cuDNN or oneDNN through `nn.LSTM`, and an own recurrence for float32 on CPUs.
+"""One LSTM direction, two ways: cuDNN through `nn.LSTM`, and an own recurrence for float32 and bfloat16 on CPUs.
 
 The own recurrence exists because on a CPU `nn.LSTM` projects every token (we project every distinct word), runs padding, and
-trains with a slow reference kernel. It works on any batch whose unfinished rows lead; see `Sentences.running`.
+trains with a slow reference kernel. It works on any batch whose unfinished rows lead; see `Sentences.running`. With weights in
+bfloat16 the products and what they read are in that, and what is done number by number stays in float32.
 
 The function is Keras': gates with one bias, which begins at 1 for the forget gate (Jozefowicz et al. 2015). Of torch's two
 biases the second stays zero and is not trained.
@@ -51,12 +52,13 @@ class Lstm(nn.Module):
     def recurs(self) -> bool:
         """Whether the own recurrence computes the states; else `nn.LSTM` does."""
         weight = self.weights[1]
-        return weight.device.type == "cpu" and weight.dtype == torch.float32
+        return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
 
     def project(self, table_UI: Tensor) -> Tensor:
         """Return what each row of an input table adds to the gates, bias included, shape (U, G); the cell gate doubled."""
         weight_GI, _, bias_G, _ = self.weights
-        return F.linear(table_UI, _doubled(weight_GI[:, : table_UI.shape[1]]), _doubled(bias_G))
+        weight_GI = _doubled(weight_GI[:, : table_UI.shape[1]])
+        return F.linear(table_UI.to(weight_GI.dtype), weight_GI, _doubled(bias_G))
 
     def forward(
         self,
@@ -108,9 +110,9 @@ class Lstm(nn.Module):
             return self.cell(input_TRI)[0]
 
 
-def _multiply_dtype() -> torch.dtype:
-    """Return the precision of the matrix products: autocast's, if that is on."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+def _multiply_dtype(weights: Tensor) -> torch.dtype:
+    """Return the precision of the matrix products: autocast's, if that is on, else that of the weights."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weights.dtype
 
 
 def _doubled(weights: Tensor) -> Tensor:
@@ -141,34 +143,40 @@ def _recur(
         of the doubled cells.
     """
     num_rows, units = running[0], weight_GH.shape[1]
-    table_UG = None if table_UG is None else table_UG.float()
-    weight_HG = weight_GH.t().to(_multiply_dtype()).contiguous()
+    table_UG = None if table_UG is None else table_UG.to(weight_GH.dtype)
+    weight_HG = weight_GH.t().to(_multiply_dtype(weight_GH)).contiguous()
     states_TRH = weight_GH.new_zeros(len(running), num_rows, units)
     total = sum(running) if keep else num_rows
-    gates_NG = weight_GH.new_empty(total, 4 * units)
-    cells_NH, squashed_NH = weight_GH.new_empty(2, total, units)
+    gates_NG = torch.empty(total, 4 * units)
+    cells_NH, squashed_NH = torch.empty(2, total, units)
+    new_RH = torch.empty(num_rows, units)
+    is_full = weight_GH.dtype == gates_NG.dtype
+    sums_RG = None if is_full else weight_GH.new_empty(num_rows, 4 * units)
     buffers = (gates_NG, cells_NH, squashed_NH)
     of_step = [x.split(running) if keep else [x[:count] for count in running] for x in buffers]
-    cells_before, state_before = weight_GH.new_zeros(num_rows, units), states_TRH[0]
+    cells_before, state_before = torch.zeros(num_rows, units), states_TRH[0]
     for step, (count, state, gates, cells, squashed) in enumerate(
         zip(running, states_TRH.unbind(), *of_step, strict=True)
     ):
+        sums = gates if sums_RG is None else sums_RG[:count]
         if table_UG is not None and position_TR is not None:
-            torch.index_select(table_UG, 0, position_TR[step, :count], out=gates)
+            torch.index_select(table_UG, 0, position_TR[step, :count], out=sums)
             if constant_RG is not None:
-                gates.add_(constant_RG[:count])
+                sums.add_(constant_RG[:count])
         elif constant_RG is not None:
-            gates.copy_(constant_RG[:count])
-        if step and weight_HG.dtype == gates.dtype:
-            gates.addmm_(state_before[:count], weight_HG)
+            sums.copy_(constant_RG[:count])
+        if step and weight_HG.dtype == sums.dtype:
+            sums.addmm_(state_before[:count], weight_HG)
         elif step:
-            gates.add_(state_before[:count].to(weight_HG.dtype) @ weight_HG)
+            sums.add_(state_before[:count].to(weight_HG.dtype) @ weight_HG)
+        if sums is not gates:
+            gates.copy_(sums)
         input_, forget, cell, output = gates.sigmoid_().split(units, dim=1)
         # cell = forget before + input tanh, state = output tanh(cell)
         torch.mul(forget, cells_before[:count], out=cells).addcmul_(input_, cell, value=2).sub_(input_)
         torch.add(cells, cells, out=squashed).sigmoid_()
-        new = torch.mul(output, squashed, out=state[:count])
-        new.add_(new).sub_(output)
+        new = torch.mul(output, squashed, out=new_RH[:count])
+        torch.sub(new.add_(new), output, out=state[:count])
         cells_before, state_before = cells, state
     return states_TRH, gates_NG, cells_NH, squashed_NH
 
@@ -180,7 +188,7 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx: Any, table_UG: Any, position_TR: Any, constant_RG: Any, weight_GH: Any, running: Any) -> Tensor:
         states_TRH, *kept = _recur(table_UG, position_TR, constant_RG, weight_GH, running, keep=True)
         ctx.save_for_backward(table_UG, position_TR, constant_RG, weight_GH, states_TRH, *kept)
-        ctx.running, ctx.dtype = running, _multiply_dtype()
+        ctx.running, ctx.dtype = running, _multiply_dtype(weight_GH)
         return states_TRH
 
     @staticmethod

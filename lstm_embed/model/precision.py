@@ -19,7 +19,8 @@ def resolve_precision(requested: str, device: str | torch.device = "cpu", *, hid
 
     Args:
         requested: One of these, which is tried out; or "auto": bf16 where the device is fast at it and, on a CPU, the model
-            large enough to gain by it; else fp16 on a GPU and fp32 on a CPU.
+            large enough to gain by it; else fp16 on a GPU and fp32 on a CPU. Nothing is measured (`embed` does that for a
+            folder).
         device: "cpu", "cuda" or "cuda:N", or the device itself.
         hidden_size: Units of the LSTM in a direction.
 

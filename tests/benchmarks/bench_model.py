@@ -1,7 +1,7 @@
 """Speed of the bare model: encoding and training steps, against the machine's measured peak of matrix products.
 
-Run `PYTHONPATH=. python tests/benchmarks/bench_model.py [--device cuda] [--seconds 4] [--only encode|train|keras]`. One thread
-on a CPU, timed in CPU seconds, which neighbours on the machine disturb less; wall-clock on a GPU. The peak is measured
+Run `PYTHONPATH=. python tests/benchmarks/bench_model.py [--device cuda] [--seconds 4] [--only encode|train|bf16|keras]`. One
+thread on a CPU, timed in CPU seconds, which neighbours on the machine disturb less; wall-clock on a GPU. The peak is measured
 beside each figure. Sentences are made up: word frequencies by Zipf's law over 36,000 words, lengths as in Wikipedia (mean 25).
 
 Useful FLOP are those of the function as written down: every token projected, nothing for padding. A share of the peak can so
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from lstm_embed.corpus.vocabulary import FIRST_LEARNED
 from lstm_embed.model.batch import Batch, collate
 from lstm_embed.model.config import AnyConfig, ModelConfig, default, large, original
 from lstm_embed.model.encoder import SentenceEncoder
+from lstm_embed.model.inputs import unit_rows
 from lstm_embed.model.lstm import Lstm
 from lstm_embed.model.precision import PRECISIONS, resolve_precision
 from lstm_embed.model.recipes import Model, class_of
@@ -183,6 +185,41 @@ def bench_encode(clock: Clock, precisions: list[str], num: int) -> None:
                 report(clock, f"encode {name}, nn.LSTM", "fp32", num, flop, [run])
 
 
+def bench_bf16(rounds: int = 7) -> None:
+    """Print how many times as fast as fp32 a CPU encodes in bf16, the two in turns, and the same of the products alone."""
+    vocabulary = vocabulary_of([f"w{n}" for n in range(VOCABULARY_SIZE - FIRST_LEARNED)], COUNTS[FIRST_LEARNED:])
+    for name, config, num in (("default", default(), 16_384), ("large", large(), 1024)):
+        sentences, model = Corpus().sentences(num, 1, 64), make_model(config, 300)
+        encoders = [SentenceEncoder(model, vocabulary, {"profile": "default"}, precision=p) for p in ("fp32", "bf16")]
+        for embedding in ("joined", "exact"):
+            times = in_turns(
+                [functools.partial(one.encode_ids, sentences, embedding=embedding) for one in encoders], rounds
+            )
+            made = [one.encode_ids(sentences[:1000], embedding=embedding) for one in encoders]
+            cosine = float((unit_rows(made[0]) * unit_rows(made[1])).sum(1).min())
+            print(
+                f"encode {name}, {embedding}: fp32 {num / times[:, 0].min():,.0f} sentences/s, bf16 "
+                f"{np.median(times[:, 0] / times[:, 1]):.2f} times that; least cosine {cosine:.7f}",
+                flush=True,
+            )
+        rows, units = 512, config.hidden_size
+        pairs = [[torch.randn(s, dtype=t) for s in ((rows, units), (units, 4 * units))] for t in PRECISIONS.values()][
+            :2
+        ]
+        times = in_turns([functools.partial(torch.mm, *pair) for pair in pairs], 100)
+        print(f"products of {rows} x {units} x {4 * units}: bf16 {np.median(times[:, 0] / times[:, 1]):.2f} times fp32")
+
+
+def in_turns(runs: Sequence[Callable[[], object]], rounds: int) -> np.ndarray:
+    """Return the CPU seconds of each function in each round, shape (rounds, functions)."""
+    times = np.zeros((rounds, len(runs)))
+    for round_, (number, run) in itertools.product(range(rounds), enumerate(runs)):
+        start = time.process_time()
+        run()
+        times[round_, number] = time.process_time() - start
+    return times
+
+
 def bench_keras(clock: Clock, precisions: list[str], num: int, python: str, path: str | None) -> None:
     """Compare `encode`, from text to vectors, with `predict` of the original encoder in Keras on padded word vectors."""
     words = [f"w{n}" for n in range(VOCABULARY_SIZE - FIRST_LEARNED)]
@@ -249,7 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds a figure is measured for")
-    parser.add_argument("--only", choices=["encode", "train", "keras"])
+    parser.add_argument("--only", choices=["encode", "train", "bf16", "keras"])
     parser.add_argument(
         "--keras-python", help="Python of an environment with keras and tensorflow-cpu, to compare with"
     )
@@ -265,6 +302,8 @@ def main() -> None:
         bench_keras(clock, precisions, 3_000, arguments.keras_python, arguments.texts)
     if arguments.only in (None, "encode"):
         bench_encode(clock, precisions, 3_000 if on_cpu else 400_000)
+    if on_cpu and "bf16" in precisions and arguments.only in (None, "bf16"):
+        bench_bf16()
     if arguments.only in (None, "train"):
         bench_train(clock, [p for p in precisions if p != "fp16"], 1 if on_cpu else 32)
 
