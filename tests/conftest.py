@@ -158,3 +158,11 @@ def small_and_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     with without_ray(run_units=backwards):
         yield
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the folder of a small model."""
+    from embedding_help import save_model
+
+    return save_model(tmp_path_factory.mktemp("model") / "model")

@@ -21,7 +21,6 @@ from embedding_help import (
     matrix,
     part_bytes,
     read_rows,
-    save_model,
     write_articles,
 )
 from stages_help import chunks_here, prepare_here, work_left
@@ -42,11 +41,6 @@ from lstm_embed.ledger.parts import open_part, record_of
 from conftest import json_of, run_job
 
 IDS = ["7", "8", "31"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_model(tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture

@@ -48,11 +48,6 @@ class Notes:
         self.notes.append(message)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_model(tmp_path_factory.mktemp("model") / "model")
-
-
 @pytest.fixture
 def articles() -> Articles:
     """Return 80 articles; two have the same text, and some have none."""
