@@ -33,10 +33,10 @@ from gensim.test.utils import datapath
 from processes import ROOT, descendants
 
 DUMP = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-SENTENCES, STEPS, STEP_SENTENCES = 100_000, 200, 256
-"""What word_vectors trains on; steps of train, and sentences of one."""
-ROWS = {"word_vectors": SENTENCES, "train": STEPS * STEP_SENTENCES}
-"""Of the jobs whose summary counts something else."""
+WORDS_SHARE = 0.2
+"""Of the sentences, that word_vectors trains on."""
+STEPS, STEP_SENTENCES = 200, 256
+"""Of train."""
 SECONDS_BETWEEN_LOOKS = 0.2
 
 SEARCH = """
@@ -83,32 +83,32 @@ def figures_of(folder: Path, source: str, megabytes: int) -> dict[str, Figures]:
     if not corpus.exists():
         script = str(Path(__file__).with_name("make_corpus.py"))
         run([sys.executable, script, "--input", source, "--output", str(corpus), "--megabytes", str(megabytes)])
-    for job, command, output in commands(folder):
+    for job, flags, output in commands(folder):
         if job not in found:
-            found[job] = measure(job, command, output)
+            found[job] = measure(job, flags, output)
             figures_path.write_text(json.dumps(found))
     return found
 
 
-def commands(folder: Path) -> Iterator[tuple[str, Sequence[str], Path]]:
-    """Yield each job's name, its command line, and the folder it writes."""
-    tokens, words, runs, vectors = (str(folder / name) for name in ("tokens", "words", "runs", "vectors"))
-    flags = {
-        "prepare": ["--input", f"{folder}/corpus", "--output", tokens, "--unit-bytes", "4000000"],
-        "word_vectors": ["--tokens", tokens, "--output", words, "--max-sentences", str(SENTENCES), "--epochs", "1"],
-        "train": [
-            *("--tokens", tokens, "--vectors", words, "--storage", runs, "--run-name", "run", "--num-workers", "2"),
-            *("--max-steps", str(STEPS), "--buffer-sentences", "65536"),
-        ],
-        "embed": ["--model", f"{runs}/run/model", "--input", tokens, "--output", vectors, "--dtype", "float16"],
-    }
-    for job, output in zip(flags, (tokens, words, runs, vectors), strict=True):
-        yield job, [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *flags[job]], Path(output)
-    yield "search", [sys.executable, "-c", SEARCH, f"{runs}/run/model", vectors], folder / "nothing"
+def commands(folder: Path) -> Iterator[tuple[str, list[str], Path]]:
+    """Yield each job's name, its flags, and the folder it writes; a job is yielded when those before it are done."""
+    tokens, words, runs, vectors = (folder / name for name in ("tokens", "words", "runs", "vectors"))
+    model = runs / "run" / "model"
+    yield "prepare", ["--input", f"{folder}/corpus", "--output", str(tokens), "--unit-bytes", "4000000"], tokens
+    few = str(round(WORDS_SHARE * json.loads((tokens / "manifest.json").read_text())["rows"]))
+    flags = ["--max-sentences", few, "--epochs", "1"]
+    yield "word_vectors", ["--tokens", str(tokens), "--output", str(words), *flags], words
+    flags = ["--tokens", str(tokens), "--vectors", str(words), "--storage", str(runs), "--run-name", "run"]
+    yield "train", [*flags, "--num-workers", "2", "--max-steps", str(STEPS), "--buffer-sentences", "65536"], runs
+    flags = ["--model", str(model), "--input", str(tokens), "--output", str(vectors), "--dtype", "float16"]
+    yield "embed", flags, vectors
+    yield "search", [str(model), str(vectors)], folder / "nothing"
 
 
-def measure(job: str, command: Sequence[str], output: Path) -> Figures:
+def measure(job: str, flags: Sequence[str], output: Path) -> Figures:
     """Run a job; return its figures."""
+    script = ["-c", SEARCH] if job == "search" else [str(ROOT / "jobs" / f"{job}.py")]
+    command = [sys.executable, *script, *flags]
     peaks = {"driver": 0, "worker": 0}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     ended = threading.Event()
@@ -119,11 +119,15 @@ def measure(job: str, command: Sequence[str], output: Path) -> Figures:
     watcher.join()
     assert process.returncode == 0, f"{' '.join(command)} exited with {process.returncode}:\n{text}"
     rows, seconds = summary_of(job, text)
+    if job == "word_vectors":
+        rows = float(flags[flags.index("--max-sentences") + 1])
+    elif job == "train":
+        rows = STEPS * STEP_SENTENCES
     files = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
     return {
-        "rows": ROWS.get(job, int(rows)),
+        "rows": int(rows),
         "seconds": seconds,
-        "rate": steady_rate(output) or ROWS.get(job, rows) / seconds,
+        "rate": steady_rate(output) or rows / seconds,
         "driver": peaks["driver"] / 1e6,
         "worker": peaks["worker"] / 1e6,
         "written": sum(files) / 1e6,
@@ -143,7 +147,7 @@ def steady_rate(output: Path) -> float:
     """Return the rows a second of a job that logs its units or steps, in the steady state; 0 for others."""
     rates = [line["train/sentences_per_second"] for line in json_lines(output.glob("*/metrics.jsonl"))]
     if rates:
-        return statistics.mean(rates[len(rates) // 3 :])
+        return statistics.harmonic_mean(rates[len(rates) // 3 :])
     stages: dict[str, list[Figures]] = {}
     for line in sorted(json_lines(output.glob("log/*.jsonl")), key=lambda line: line["time"]):
         stages.setdefault(line["stage"], []).append(line)
