@@ -130,7 +130,7 @@ def test_a_name_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
         file.write(b"{}")
     with pytest.raises(InputError, match=r"holds a name that is not UTF-8: b'caf\\xe9.jsonl'; rename it"):
         find_files([str(tmp_path)])
-    with pytest.raises(InputError, match=r"the path b'.*caf\\xe9.jsonl' is not UTF-8"):
+    with pytest.raises(InputError, match=r"the path '.*caf\\udce9.jsonl' is not UTF-8"):
         find_files([os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl")])
 
 
