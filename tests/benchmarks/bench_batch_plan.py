@@ -1,6 +1,6 @@
 """What the batch plan of a very large token set costs: to start, to resume at 70 %, one buffer, one step.
 
-The token set has real parts, but only a few different ones: the others are links to them.
+The token set has real parts, but all hold the rows of a few. Writing 150 million sentences takes some minutes and 10 GB:
 
     python tests/benchmarks/bench_batch_plan.py --sentences 150000000
 """
@@ -8,75 +8,66 @@ The token set has real parts, but only a few different ones: the others are link
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from synthetic import make_vocabulary
+from synthetic import make_vocabulary, write_manifest
 
-from lstm_embed.base import storage
-from lstm_embed.corpus.token_set import FORMAT, KIND, VOCABULARY, TokenSet, count_rows
+from lstm_embed.corpus.token_set import FORMAT, KIND, SCHEMA, VOCABULARY, TokenSet, count_rows
 from lstm_embed.corpus.vocabulary import FIRST_LEARNED
+from lstm_embed.ledger import PartStore
 from lstm_embed.training.batches import BatchPlan
 from lstm_embed.training.config import TrainingConfig
 from lstm_embed.training.loader import Loader
 
 ROWS = 65_536
 DIFFERENT = 8
+HOLDOUT_EVERY = 50
 
 
 def write_large_token_set(path: str, num_sentences: int, num_words: int) -> TokenSet:
-    """Write a token set of that many sentences in about `DIFFERENT` parts' time and space."""
+    """Write a token set of about that many sentences."""
     rng = np.random.default_rng(0)
-    os.makedirs(f"{path}/parts")
     counts = np.bincount(_zipf(rng, 5_000_000, num_words) - FIRST_LEARNED, minlength=num_words)
     vocabulary = make_vocabulary(num_words, counts)
     vocabulary.save(f"{path}/{VOCABULARY}")
-    parts = []
+    tables = [_table(rng, num_words) for _ in range(DIFFERENT)]
+    store, records = PartStore(path, "bench"), []
     for number in range(-(-num_sentences // ROWS)):
-        target = f"{path}/parts/part-{number:08d}-0000.parquet"
-        if number >= DIFFERENT:
-            os.link(parts[number % DIFFERENT]["path"], target)
-            parts.append({**parts[number % DIFFERENT], "name": storage.name(target), "input_digest": str(number)})
-            continue
-        lengths = np.clip(rng.lognormal(3.0, 0.55, ROWS), 1, 250).astype(np.int64)
-        article = np.repeat(np.arange(ROWS), rng.geometric(1 / 8, ROWS))[:ROWS].astype(np.int32)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        ids = pa.ListArray.from_arrays(pa.array(offsets), pa.array(_zipf(rng, int(offsets[-1]), num_words), pa.int32()))
-        pq.write_table(pa.table({"article": article, "ids": ids}), target, compression="zstd")
-        stats = {"holdout": count_rows(article, lengths, 50), "tokens": int(offsets[-1])}
-        parts.append(
-            {
-                "name": storage.name(target),
-                "path": target,
-                "rows": ROWS,
-                "stats": stats,
-                "fingerprint": "bench",
-                "input_digest": str(number),
-            }
-        )
-    manifest = {
-        "format": 1,
-        "kind": KIND,
-        "fingerprint": "bench",
-        "settings": {"content_format": FORMAT, "text": {}},
-        "holdout_every": 50,
-        "vocabulary": vocabulary.fingerprint,
-        "rows": ROWS * len(parts),
-        "totals": {"tokens": sum(part["stats"]["tokens"] for part in parts)},
-        "parts": parts,
-    }
-    storage.write_json(f"{path}/manifest.json", manifest)
+        table, stats = tables[number % DIFFERENT]
+        records.append(store.record(number, 0, last=True, rows=ROWS, input_digest=str(number), stats=stats))
+        store.write_table(records[-1], table)
+    write_manifest(
+        path,
+        KIND,
+        records,
+        settings={"content_format": FORMAT, "text": {"profile": "default", "max_tokens": 512}},
+        holdout_every=HOLDOUT_EVERY,
+        vocabulary=vocabulary.fingerprint,
+        totals={"tokens": sum(record.stats["tokens"] for record in records)},
+    )
     return TokenSet.open(path)
+
+
+def _table(rng: np.random.Generator, num_words: int) -> tuple[pa.Table, dict[str, Any]]:
+    """Return the rows of a part, and their counts."""
+    lengths = np.clip(rng.lognormal(3.0, 0.55, ROWS), 1, 250).astype(np.int64)
+    article = np.repeat(np.arange(ROWS), rng.geometric(1 / 8, ROWS))[:ROWS].astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    schema = pa.schema([SCHEMA.field("article"), SCHEMA.field("ids")])
+    values = pa.array(_zipf(rng, int(offsets[-1]), num_words), pa.int32())
+    ids = pa.ListArray.from_arrays(pa.array(offsets), values, type=schema.field("ids").type)
+    stats = {"holdout": count_rows(article, lengths, HOLDOUT_EVERY), "tokens": int(offsets[-1])}
+    return pa.table([pa.array(article), ids], schema=schema), stats
 
 
 def _zipf(rng: np.random.Generator, size: int, num_words: int) -> np.ndarray:
@@ -93,7 +84,7 @@ def show(what: str, started: float) -> None:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sentences", type=int, default=150_000_000)
+    parser.add_argument("--sentences", type=int, default=15_000_000)
     parser.add_argument("--words", type=int, default=200_000)
     arguments = parser.parse_args()
     defaults = TrainingConfig(tokens="x", vectors="x", storage="x", run_name="x")

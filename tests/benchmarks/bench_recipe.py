@@ -130,6 +130,8 @@ def scores(model: Any, tokens: Any, arguments: argparse.Namespace) -> Figures:
     whole = [(text, words) for text, words, read in both if words == read]
     for name, least, most in (("joined", 4, 32), ("exact", 4, 32), ("exact", 33, 64)):
         some = [(text, words) for text, words in whole if least <= len(words) <= most][: arguments.sentences]
+        if not some:
+            continue
         shares = figures([words for _, words in some], by_encoder(encoders[name])([text for text, _ in some]))
         found[f"{name} {least}-{most} exact"] = float(shares["exact"] or 0.0)
         found[f"{name} {least}-{most} in place"] = float(shares["in_place"] or 0.0)
