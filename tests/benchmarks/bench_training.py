@@ -207,12 +207,8 @@ def _print(names: dict[str, list[Figures]]) -> None:
         ("default, Ray, 1 worker", "default, bare loop"),
         ("default, Ray, 2 workers", "default, Ray, 1 worker"),
         ("default, bare loop, bf16", "default, bare loop"),
-        ("original, padding masked", "original, padding counted"),
-        ("original, padding masked", "original, Keras, batches of 16"),
-        ("original, padding masked", "original, Keras, batches of 64"),
-        ("original, padding masked, bf16", "original, padding masked"),
-        ("original, padding masked, bf16", "original, Keras, batches of 16"),
-        ("original, padding masked, bf16", "original, Keras, batches of 64"),
+        ("original, bf16", "original"),
+        *((one, f"original, Keras, batches of {size}") for one in ("original", "original, bf16") for size in (16, 64)),
     ):
         if one in names and other in names:
             # Of runs that followed each other, since the machine's speed changes over minutes.
