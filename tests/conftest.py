@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +166,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     from embedding_help import save_model
 
     return save_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a folder of small files of articles."""
+    from embedding_help import NUM_ARTICLES, make_articles, write_articles
+
+    folder = tmp_path_factory.mktemp("corpus")
+    articles = make_articles(NUM_ARTICLES)
+    for start in range(0, NUM_ARTICLES, 15):
+        write_articles(folder / f"articles-{start:03d}.jsonl", articles[start : start + 15])
+    return str(folder)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, bytes], str]:
+    """Return what writes a file into a temporary folder and says where it is."""
+
+    def write_file(name: str, data: bytes) -> str:
+        (tmp_path / name).write_bytes(data)
+        return str(tmp_path / name)
+
+    return write_file

@@ -33,6 +33,9 @@ WORDS = [f"w{chr(97 + number // 20)}{chr(97 + number % 20)}" for number in range
 VOCABULARY = vocabulary_of(WORDS, 20_000 // np.arange(1, 201))
 TOKENIZER = {"profile": "default", "language": "en", "split": "sentencex", "drop_repeated": True, "max_tokens": 512}
 
+NUM_ARTICLES = 60
+"""Of the fixture `corpus`."""
+
 
 def save_model(path: Path | str, seed: int = 0) -> str:
     """Write a model folder with random weights; return its path."""

@@ -29,15 +29,6 @@ BULGARIAN = datapath("bgwiki-latest-pages-articles-shortened.xml.bz2")
 TABLES = datapath("enwiki-table-markup.xml.bz2")
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str, bytes], str]:
-    def write_file(name: str, data: bytes) -> str:
-        (tmp_path / name).write_bytes(data)
-        return str(tmp_path / name)
-
-    return write_file
-
-
 @pytest.fixture(scope="module")
 def english() -> list[ArticleRow]:
     articles, rejected = split(read_unit(ENGLISH))

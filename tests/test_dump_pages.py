@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from dump_help import dump, endless_page, page, split, titles
@@ -15,15 +14,6 @@ from hypothesis import strategies as st
 from lstm_embed.base.errors import InputError
 from lstm_embed.dump.articles import dump_units, read_unit
 from lstm_embed.dump.pages import Page, read_pages, read_site
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str, bytes], str]:
-    def write_file(name: str, data: bytes) -> str:
-        (tmp_path / name).write_bytes(data)
-        return str(tmp_path / name)
-
-    return write_file
 
 
 @pytest.mark.parametrize(

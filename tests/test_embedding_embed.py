@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from embedding_help import (
+    NUM_ARTICLES,
     TOKENIZER,
     all_files,
     change,
@@ -39,17 +40,6 @@ from lstm_embed.model.encoder import SentenceEncoder, resolve_precision
 from lstm_embed.stages.runner import open_books
 
 from conftest import json_of
-
-NUM_ARTICLES = 60
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    articles = make_articles(NUM_ARTICLES)
-    for start in range(0, NUM_ARTICLES, 15):
-        write_articles(folder / f"articles-{start:03d}.jsonl", articles[start : start + 15])
-    return str(folder)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from embedding_help import (
+    NUM_ARTICLES,
     change,
     embed_here,
     make_articles,
@@ -19,17 +20,6 @@ from lstm_embed.base.errors import InputError
 from lstm_embed.embedding.config import EmbedConfig
 from lstm_embed.embedding.embed import EmbedStage
 from lstm_embed.stages.runner import open_books
-
-NUM_ARTICLES = 60
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    articles = make_articles(NUM_ARTICLES)
-    for start in range(0, NUM_ARTICLES, 15):
-        write_articles(folder / f"articles-{start:03d}.jsonl", articles[start : start + 15])
-    return str(folder)
 
 
 @pytest.fixture
